@@ -1,0 +1,1 @@
+"""Talking in secret: the handshake, the records, whom to trust. Pure."""

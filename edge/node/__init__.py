@@ -1,0 +1,1 @@
+"""The node: storage, building everything, the control API, the process."""

@@ -1,0 +1,1 @@
+"""May they: policy expressions and their evaluation. Pure."""

@@ -1,0 +1,1 @@
+"""Portals: a local byte stream joined to a route."""

@@ -1,0 +1,1 @@
+"""Relays: an address that forwards to whoever registered it, and keeping our registration alive."""

@@ -1,0 +1,1 @@
+"""Moving messages: links, channels as hops, the router, sessions."""

@@ -1,0 +1,1 @@
+"""Bytes and values: the formats of protocol documents 01 and 03. Pure."""

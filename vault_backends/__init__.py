@@ -1,0 +1,1 @@
+"""Key stores. Importable alone; knows keys, and nothing of Ockam."""
