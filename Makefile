@@ -1,0 +1,77 @@
+# The few things one does in this repository. Each target installs what it misses (Debian packages as
+# root or through sudo, the rest into .venv) and is quick the second time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LEFT := $(VENV)/.done
+
+# Debian's own Python needs packages for venv and headers; another one brings both.
+FOUND := $(shell command -v $(PYTHON) 2>/dev/null)
+PYTHON_PACKAGES := $(if $(filter-out /usr/bin/% /bin/%,$(FOUND)),,python3 python3-venv python3-dev)
+# systemd-python is compiled.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libsystemd-dev
+TEST_PACKAGES := softhsm2 opensc iproute2 procps openssl
+DEMO_PACKAGES := softhsm2 opensc iproute2 postgresql
+BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 openssh-server openssh-client
+
+# Every line of these is covered, in every branch; of the rest, most.
+PURE := edge/wire/*,edge/identity/*,edge/policy/*,edge/channel/*
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test check test-interop demo bench clean packages-test packages-demo packages-bench
+
+help:
+	@echo "make venv          leaves the command at $(BIN)/ockam-edge"
+	@echo "make demo          a tunnel to a database through a relay, explained"
+	@echo "make test          style, types, tests, coverage"
+	@echo "make test-interop  only the tests against a stock ockam"
+	@echo "make bench         the table of speeds"
+	@echo "make clean         removes what the others made in this folder"
+
+$(LEFT)/venv: pyproject.toml
+	@sh .ci/packages $(PYTHON_PACKAGES) $(BUILD_PACKAGES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
+	@test -x $(BIN)/python || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@mkdir -p $(LEFT)
+	@touch $@
+
+venv: $(LEFT)/venv
+
+$(LEFT)/test: $(LEFT)/venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+packages-test:
+	@sh .ci/packages $(TEST_PACKAGES)
+
+packages-demo:
+	@sh .ci/packages $(DEMO_PACKAGES)
+
+packages-bench:
+	@sh .ci/packages $(BENCH_PACKAGES)
+
+check: $(LEFT)/test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: packages-test check
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q $(PYTEST)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --fail-under=90
+	$(BIN)/coverage report --include='$(PURE)' --fail-under=100
+
+test-interop: packages-test $(LEFT)/test
+	$(BIN)/python -m pytest -v -rs tests/interop $(PYTEST)
+
+demo: packages-demo $(LEFT)/venv
+	@$(BIN)/python softhsm-test/demo.py
+
+bench: packages-bench $(LEFT)/venv
+	$(BIN)/python -m benchmarks $(BENCH)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
