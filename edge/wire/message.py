@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from edge.errors import DecodeError, ProtocolError
 from edge.wire import cbor
 from edge.wire.frame import MAX_FRAME
-from edge.wire.route import Route, from_value
+from edge.wire.route import KNOWN_BYTES, KNOWN_ROUTES, Route, from_value
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -85,60 +85,79 @@ def encode_refresh(history: bytes, credentials: Sequence[bytes]) -> bytes:
 
 # -- in
 
+_Front: TypeAlias = tuple[Route, Route, int]
+_fronts: dict[bytes, _Front] = {}
+"""Routes and end of the head, by everything up to there."""
+SIZES = 4
 
-class TransportReader:
-    """Reads the transport messages of one link.
 
-    Messages of a stream begin alike. No encoding of a head is the beginning of another one, so the
-    same bytes in front mean the same routes, and the payload in the same place.
+class _Reader:
+    """Finds the head of a message, mostly by looking up the bytes in front of its payload.
+
+    No encoding of a head is the beginning of another one, so the same bytes in front mean the same
+    routes, and the payload in the same place. Only the few sizes of head seen last are tried.
     """
 
-    __slots__ = ("_back", "_front", "_onward", "_size")
+    __slots__ = ("_sizes",)
+    FRONT: ClassVar[bytes]
+    """What comes before the head in the usual form."""
 
     def __init__(self) -> None:
-        self._front = b""
-        self._size = 0
-        self._onward = self._back = Route.EMPTY
+        self._sizes: tuple[int, ...] = ()
+
+    def _front(self, view: memoryview) -> _Front | None:
+        """The head of `view`, or None if it is not of the usual form. Raises IndexError too."""
+        for size in self._sizes:
+            found = _fronts.get(bytes(view[:size]))
+            if found is not None:
+                return found
+        return self._learn(view)
+
+    def _learn(self, view: memoryview) -> _Front | None:
+        start = len(self.FRONT)
+        if view[:start] != self.FRONT:
+            return None
+        middle = _route_end(view, start)
+        end = middle and _route_end(view, middle)
+        if not end:
+            return None
+        onward = Route.decode(bytes(view[start:middle]))
+        front = onward, Route.decode(bytes(view[middle:end])), end
+        if end <= KNOWN_BYTES:
+            self._sizes = (end, *[size for size in self._sizes if size != end][: SIZES - 1])
+            if len(_fronts) >= KNOWN_ROUTES:
+                _fronts.clear()
+            _fronts[bytes(view[:end])] = front
+        return front
+
+
+class TransportReader(_Reader):
+    """Reads the transport messages of one link."""
+
+    __slots__ = ()
+    FRONT = _TRANSPORT_FRONT
 
     def read(self, view: memoryview) -> Transport:
         """Onward route, return route, payload. Raises DecodeError."""
-        size = self._size
         try:
-            if not size or bytes(view[:size]) != self._front:
-                size = self._learn(view)
-            if size:
+            front = self._front(view)
+            if front is not None:
+                onward, back, size = front
                 start, end = _string(view, size)
                 if end:
                     if view[end:] != TRANSPORT_TAIL:
                         _check_tracing(view, end)
-                    return self._onward, self._back, view[start:end]
+                    return onward, back, view[start:end]
         except (IndexError, struct.error):
             pass
         return _tolerant_transport(view)
 
-    def _learn(self, view: memoryview) -> int:
-        """Take a new head. Its size with what is before it, or 0 if it is not of the usual form."""
-        if view[0] != 0x84:
-            return 0
-        middle = _route_end(view, 1)
-        end = middle and _route_end(view, middle)
-        if end:
-            self._size = 0
-            self._onward = Route.decode(bytes(view[1:middle]))
-            self._back = Route.decode(bytes(view[middle:end]))
-            self._front, self._size = bytes(view[:end]), end
-        return end
 
+class ChannelReader(_Reader):
+    """Reads the plaintexts of one channel."""
 
-class ChannelReader:
-    """Reads the plaintexts of one channel, in the same way."""
-
-    __slots__ = ("_back", "_front", "_onward", "_size")
-
-    def __init__(self) -> None:
-        self._front = b""
-        self._size = 0
-        self._onward = self._back = Route.EMPTY
+    __slots__ = ()
+    FRONT = _PAYLOAD_FRONT
 
     def read(self, view: memoryview) -> Channel:
         """Kind, onward route, return route, payload. Raises DecodeError.
@@ -146,31 +165,18 @@ class ChannelReader:
         REFRESH and CLOSE have empty routes. The payload of REFRESH is the encoded array of history
         and credentials, that of CLOSE is empty.
         """
-        size = self._size
         try:
-            if not size or bytes(view[:size]) != self._front:
-                size = self._learn(view)
-            if size:
+            front = self._front(view)
+            if front is not None:
+                onward, back, size = front
                 start, end = _string(view, size)
                 if end:
                     if view[end] != 0x40:
                         cbor.as_bytes(cbor.decode_prefix(view, end)[0])  # padding
-                    return PAYLOAD, self._onward, self._back, view[start:end]
+                    return PAYLOAD, onward, back, view[start:end]
         except (IndexError, struct.error):
             pass
         return _tolerant_channel(view)
-
-    def _learn(self, view: memoryview) -> int:
-        if bytes(view[:5]) != _PAYLOAD_FRONT:
-            return 0
-        middle = _route_end(view, 5)
-        end = middle and _route_end(view, middle)
-        if end:
-            self._size = 0
-            self._onward = Route.decode(bytes(view[5:middle]))
-            self._back = Route.decode(bytes(view[middle:end]))
-            self._front, self._size = bytes(view[:end]), end
-        return end
 
 
 def parse_transport(view: memoryview) -> Transport:
