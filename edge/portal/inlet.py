@@ -164,13 +164,13 @@ class InletPortal(Portal):
             self.say(wire.encode_ping(WINDOW))
             self._pong = asyncio.get_running_loop().call_later(PONG, self._no_pong)
 
-    def control(self, kind: int, message: Message) -> None:
+    def control(self, kind: int, amount: int, message: Message) -> None:
         if kind == wire.PONG and not self._open:
             self._answered(message.back, wire.window_of(memoryview(message.payload)))
         elif kind == wire.DISCONNECT and not self._open:
             self.end("the outlet refused", tell=False, abort=True)
         else:
-            super().control(kind, message)
+            super().control(kind, amount, message)
 
     def end(self, reason: str, *, tell: bool, abort: bool = False) -> None:
         asked = self._pong is not None and not self._open and not self.closed

@@ -198,9 +198,9 @@ class Portal(asyncio.BufferedProtocol):
             if self._open and not self._remote_end:
                 self._take(data, counter)
         else:
-            self.control(kind, message)
+            self.control(kind, counter or 0, message)
 
-    def control(self, kind: int, message: Message) -> None:
+    def control(self, kind: int, amount: int, message: Message) -> None:
         """Anything but a payload."""
         if kind == wire.DISCONNECT:
             self.end("the other side ended the connection", tell=False)
@@ -214,7 +214,7 @@ class Portal(asyncio.BufferedProtocol):
             elif self._transport is not None:  # TLS has no half-close
                 self.end("the other side has ended, and TLS ends as a whole", tell=True)
         elif kind == wire.CREDIT:
-            self._credit += wire.credit_of(memoryview(message.payload))
+            self._credit += amount
             if self._credit > 0:
                 self._go("credit")
 

@@ -103,6 +103,8 @@ class Connector:
     known: Known
     learned: Callable[[ChangeHistory], None]
     now: Callable[[], int]
+    clock_unset: Callable[[], bool] = lambda: False
+    """Whether our clock cannot be right (it is before the day we were built)."""
     links: set[Link] = field(default_factory=set)
 
     async def connect(
@@ -144,16 +146,18 @@ class Connector:
                 route = [Address(0, link.address)]
             elif name == "secure":
                 last = len(channels) + 1 == count
+                trust = trust_for(len(channels), count)
                 channel = await open_channel(
                     self.router,
                     Route.of(*route, Address(0, value.encode())),
                     self.present(),
-                    trust=trust_for(len(channels), count),
+                    trust=trust,
                     known=self.known,
                     reach=self.wiring.outgoing if last else frozenset(),
                     learned=self.learned,
                     now=self.now,
                     timeout=timeout,
+                    allow_future=trust is not everyone and self.clock_unset(),
                 )
                 made.append(channel)
                 channels.append(channel)

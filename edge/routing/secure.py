@@ -303,13 +303,18 @@ async def open_channel(
     learned: Learned,
     now: Callable[[], int],
     timeout: float,
+    allow_future: bool = False,
 ) -> SecureChannel:
     """Open a channel with the listener at the end of `route` (02 §6.7, initiator).
+
+    `allow_future` is for a clock that is not set: the attestation of a configured peer may then
+    have been made after what we take for now.
 
     Raises TrustError when the peer proves an identity that `trust` refuses, NetworkError when no
     proof arrives in time.
     """
     attempt = _Opening(router, route, presentation, trust, known, reach, learned, now)
+    attempt.allow_future = allow_future
     try:
         return await asyncio.wait_for(attempt.channel, timeout)
     except TimeoutError:
@@ -335,6 +340,7 @@ class _Opening:
         learned: Learned,
         now: Callable[[], int],
     ) -> None:
+        self.allow_future = False
         self._router, self._known, self._reach = router, known, reach
         self._learned, self._now = learned, now
         self._initiator = Initiator(presentation, trust, known, urandom(32))
@@ -383,7 +389,9 @@ class _Opening:
         if self.channel.done():
             return
         try:
-            third = self._initiator.receive(bytes(message.payload), self._now())
+            third = self._initiator.receive(
+                bytes(message.payload), self._now(), allow_future=self.allow_future
+            )
         except TrustError as error:
             self.channel.set_exception(error)
             return
