@@ -77,7 +77,9 @@ class _Peer:
     identifier = Identifier(bytes(32))
 
 
-def channel(router: Router, route: Route, keys: tuple[bytes, bytes], decryptor: bytes) -> SecureChannel:
+def channel(
+    router: Router, route: Route, keys: tuple[bytes, bytes], decryptor: bytes
+) -> SecureChannel:
     established = Established(keys[0], keys[1], _Peer(), Verdict.NEW, ())  # type: ignore[arg-type]
     made = SecureChannel(
         router,

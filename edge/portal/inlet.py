@@ -131,7 +131,7 @@ class Inlet:
         portal.begin(connection)
 
     def forget(self, portal: Portal, reason: str) -> None:
-        self.portals.discard(portal)  # type: ignore[arg-type]
+        self.portals.discard(portal)
         log.debug("inlet %s: a client ended: %s", self.name, reason)
 
 

@@ -93,7 +93,9 @@ class RelayClient:
 
     async def _ask(self, connection: Connection) -> None:
         self._confirmed = asyncio.get_running_loop().create_future()
-        service = b"forwarding_service" if self._wanted == ANY_NAME else b"static_forwarding_service"
+        service = (
+            b"forwarding_service" if self._wanted == ANY_NAME else b"static_forwarding_service"
+        )
         if connection.flow is not None:
             connection.flow.reach.add(self.address)
         onward = connection.route.appended(Address(0, service))

@@ -198,4 +198,3 @@ _HINTS = {
     "project": "projects come with enrollment; give the address of the hub",
     "udp": "only TCP is spoken here",
 }
-

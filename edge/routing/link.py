@@ -323,7 +323,9 @@ async def listen(
     # Keep-alive, which stock leaves off here, so that a vanished peer gives its relay name back.
     _tune(sock, 10, 5, 2)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: listener.accept(router, reach), sock=sock, backlog=512)
+    server = await loop.create_server(
+        lambda: listener.accept(router, reach), sock=sock, backlog=512
+    )
     listener.start(server)
     return listener
 
@@ -382,7 +384,9 @@ async def connect(
     except TimeoutError:
         raise NetworkError(f"{where} did not answer within {timeout:g} s") from None
     except socket.gaierror:
-        raise NetworkError(f"the name {host} cannot be resolved", hint="check name and DNS") from None
+        raise NetworkError(
+            f"the name {host} cannot be resolved", hint="check name and DNS"
+        ) from None
     except OSError as error:
         text = os.strerror(error.errno) if error.errno else str(error)
         raise NetworkError(
@@ -392,9 +396,7 @@ async def connect(
     return link
 
 
-async def connect_unix(
-    router: Router, path: str, *, reach: Container[bytes] = frozenset()
-) -> Link:
+async def connect_unix(router: Router, path: str, *, reach: Container[bytes] = frozenset()) -> Link:
     """Connect to a node's unix socket. Raises NetworkError."""
     loop = asyncio.get_running_loop()
     try:
