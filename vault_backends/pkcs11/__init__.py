@@ -1,1 +1,1 @@
-"""Keys in a PKCS#11 token."""
+"""Keys in PKCS#11 tokens. Importing this package loads nothing; opening a vault does."""

@@ -1,0 +1,189 @@
+"""Vault URIs, and the secrets they point at."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vault_backends import open_vault
+from vault_backends.uri import Pkcs11Uri, SoftwareUri, obtain, parse, read_secret
+from vault_backends.vault import Locked, Misconfigured, VaultError
+
+from .conftest import secret_file
+
+MODULE = "?module-path=/m.so"
+
+
+def test_software() -> None:
+    assert parse("software:/var/lib/my%20keys") == SoftwareUri(
+        Path("/var/lib/my keys"), "file:/var/lib/my keys.key"
+    )
+    assert parse("software:/k?key-source=file:/x").key_source == "file:/x"
+    assert parse("software:/k?key-source=file:///x").key_source == "file:/x"
+    passphrase = parse("software:/k?passphrase-source=credential:edge-pass")
+    assert passphrase == SoftwareUri(Path("/k"), None, "credential:edge-pass")
+    assert parse("software:/k?passphrase-source=ask").passphrase_source == "ask"
+
+
+def test_pkcs11() -> None:
+    whole = (
+        "pkcs11:token=my%20edge%00%00;serial=0%31;manufacturer=SoftHSM%20project;model=v2%20;"
+        "object=id;id=%0b%01;type=private;slot-id=7?module-path=/m.so&pin-source=file:/p"
+    )
+    assert parse(whole) == Pkcs11Uri(
+        module_path="/m.so",
+        token="my edge",
+        serial="01",
+        manufacturer="SoftHSM project",
+        model="v2",
+        slot_id=7,
+        object="id",
+        id=b"\x0b\x01",
+        pin_source="file:/p",
+    )
+    assert parse("pkcs11:" + MODULE) == Pkcs11Uri("/m.so")
+    assert parse(f"pkcs11:{MODULE}&x-parameters=a%3Db").parameters == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("uri", "names"),
+    [
+        ("", "no scheme"),
+        ("/path", "no scheme"),
+        ("file:/x", "scheme 'file'"),
+        ("software:", "absolute"),
+        ("software:keys", "absolute"),
+        ("software:/k?key-file=/x", "'key-file'"),
+        ("software:/k?key-source=file:/a&passphrase-source=file:/b", "not both"),
+        ("software:/k?key-source=file:/a&key-source=file:/b", "twice"),
+        ("software:/k?key-source=", "key-source has no value"),
+        ("software:/k?key-source=/a", "key-source must be"),
+        ("software:/k?key-source=ask", "key-source must be"),
+        ("software:/k?key-source=file:relative", "key-source must be"),
+        ("software:/k?key-source=credential:../x", "key-source must be"),
+        ("software:/k?key-source=credential:..", "key-source must be"),
+        ("software:/%zz", "percent"),
+        ("software:/%ff", "UTF-8"),
+        ("software:/a%00b", "NUL"),
+        ("pkcs11:token=edge", "module-path is missing"),
+        ("pkcs11:tokn=edge" + MODULE, "'tokn'"),
+        ("pkcs11:token=a;token=b" + MODULE, "twice"),
+        ("pkcs11:token" + MODULE, "token has no value"),
+        ("pkcs11:library-version=1" + MODULE, "'library-version'"),
+        ("pkcs11:type=cert" + MODULE, "type=cert"),
+        ("pkcs11:slot-id=x" + MODULE, "slot-id is not a number"),
+        ("pkcs11:id=%" + MODULE, "id is not percent"),
+        ("pkcs11:token=a b" + MODULE, "token is not percent"),
+        ("pkcs11:token=é" + MODULE, "token is not percent"),
+        ("pkcs11:?module-path=/m.so&pin=1", "'pin'"),
+    ],
+)
+def test_refused(uri: str, names: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        parse(uri)
+    assert names in str(caught.value)
+    with pytest.raises(VaultError):
+        open_vault(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pkcs11:token=edge?module-path=/m.so&pin-value=98765",
+        "pkcs11:token=edge?pin-value=98765",
+        "pkcs11:?module-path=/m.so&pin-source=98765",
+        "software:/k?passphrase-source=98765",
+    ],
+)
+def test_secret_in_the_uri_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        parse(uri)
+    assert "98765" not in str(caught.value) + caught.value.hint
+    assert "pin-" in str(caught.value) or "passphrase-source" in str(caught.value)
+
+
+def test_read_secret(tmp_path: Path) -> None:
+    path = secret_file(tmp_path / "pin", "12 34\n\n")
+    assert read_secret(f"file:{path}") == "12 34\n"  # one newline
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_secret_that_others_read(tmp_path: Path, mode: int) -> None:
+    path = secret_file(tmp_path / "pin", "98765")
+    path.chmod(mode)
+    with pytest.raises(Misconfigured, match=f"{mode:04o}") as caught:
+        read_secret(f"file:{path}")
+    assert "chmod 600" in caught.value.hint
+    assert "98765" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a file away")
+def test_secret_of_another_user(tmp_path: Path) -> None:
+    path = secret_file(tmp_path / "pin", "98765")
+    os.chown(path, 12345, -1)
+    with pytest.raises(Misconfigured, match="12345"):
+        read_secret(f"file:{path}")
+
+
+def test_secret_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(Locked, match="No such file"):
+        read_secret(f"file:{tmp_path}/missing")
+    with pytest.raises(Misconfigured, match="not a file"):
+        read_secret(f"file:{tmp_path}")
+    with pytest.raises(Locked, match="1 to"):
+        read_secret(f"file:{secret_file(tmp_path / 'a', chr(10))}")
+    with pytest.raises(Locked, match="1 to"):
+        read_secret(f"file:{secret_file(tmp_path / 'b', 'x' * 5000)}")
+    path = secret_file(tmp_path / "c", "")
+    path.write_bytes(b"\xff98765")
+    with pytest.raises(Locked, match="UTF-8") as caught:
+        read_secret(f"file:{path}")
+    assert "98765" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_fifo_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pin", 0o600)
+    with pytest.raises(Misconfigured, match="not a file"):
+        read_secret(f"file:{tmp_path}/pin")
+
+
+def test_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(Locked, match="CREDENTIALS_DIRECTORY"):
+        read_secret("credential:pin")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path = secret_file(tmp_path / "pin", "1234\n")
+    path.chmod(0o440)  # as systemd shows a file it opened with an ACL
+    assert read_secret("credential:pin") == "1234"
+    path.chmod(0o444)
+    with pytest.raises(Misconfigured, match="0444"):
+        read_secret("credential:pin")
+
+
+def test_obtain(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    def ask(prompt: str) -> str | None:
+        prompts.append(prompt)
+        return "answer"
+
+    assert obtain("ask", ask, "the PIN") == "answer"
+    assert prompts == ["the PIN"]
+    for nobody in (None, lambda prompt: None, lambda prompt: ""):
+        with pytest.raises(Locked, match="the PIN is needed"):
+            obtain("ask", nobody, "the PIN")
+    path = secret_file(tmp_path / "pin", "1234\n")
+    assert obtain(f"file:{path}", ask, "the PIN") == "1234"
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, vault_backends; vault_backends.uri.parse('software:/x');"
+        "heavy = ('pkcs11', 'nacl', 'asyncio', 'edge', 'cryptography');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

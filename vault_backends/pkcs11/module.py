@@ -1,0 +1,238 @@
+"""One PKCS#11 library in this process: where it may lie, how it starts and stops, what it gave
+out."""
+
+import atexit
+import ctypes
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pkcs11
+from pkcs11 import _pkcs11
+
+from vault_backends.vault import DeviceGone, Misconfigured, NotFound, Refused, VaultError
+
+_OS_LOCKING_OK = 2
+_ALREADY_INITIALIZED = 0x191
+# Places in CK_FUNCTION_LIST, counted in pointers; the version fills the first.
+_INITIALIZE, _FINALIZE, _GET_SESSION_INFO = 1, 2, 16
+_USER_STATES = (1, 3)  # read-only and read-write user functions: logged in
+
+
+class _Arguments(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS, with NSS's text in the place where others want a null pointer."""
+
+    _fields_ = [
+        ("create", ctypes.c_void_p),
+        ("destroy", ctypes.c_void_p),
+        ("lock", ctypes.c_void_p),
+        ("unlock", ctypes.c_void_p),
+        ("flags", ctypes.c_ulong),
+        ("parameters", ctypes.c_char_p),
+        ("reserved", ctypes.c_void_p),
+    ]
+
+
+class _SessionInfo(ctypes.Structure):
+    _fields_ = [
+        ("slot", ctypes.c_ulong),
+        ("state", ctypes.c_ulong),
+        ("flags", ctypes.c_ulong),
+        ("error", ctypes.c_ulong),
+    ]
+
+
+class _Library(_pkcs11.lib):
+    """python-pkcs11's library, started with locking. It passes NULL to C_Initialize and lets go of
+    the GIL in every call, and on NULL SoftHSM and tpm2-pkcs11 leave their mutexes out: two threads
+    crash the process. `initialize` is called by the inherited constructor too."""
+
+    def __new__(cls, so: str, dll: ctypes.CDLL, parameters: str | None) -> Self:
+        return super().__new__(cls, so)  # type: ignore[call-arg]  # Cython takes the path
+
+    def __init__(self, so: str, dll: ctypes.CDLL, parameters: str | None) -> None:
+        self._parameters = parameters
+        self._up = False
+        self._list = ctypes.POINTER(ctypes.c_void_p)()
+        if dll.C_GetFunctionList(ctypes.byref(self._list)):
+            raise pkcs11.GeneralError("C_GetFunctionList failed")
+        super().__init__(so)
+
+    def _function(self, place: int, *arguments: Any) -> Any:
+        return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._list[place])
+
+    def initialize(self) -> None:
+        if self._up:
+            return
+        text = self._parameters.encode() if self._parameters is not None else None
+        arguments = _Arguments(flags=_OS_LOCKING_OK, parameters=text)
+        code = self._function(_INITIALIZE, ctypes.c_void_p)(ctypes.addressof(arguments))
+        if code not in (0, _ALREADY_INITIALIZED):
+            raise pkcs11.GeneralError(f"C_Initialize failed with 0x{code:x}")
+        self._up = True
+
+    def finalize(self) -> None:
+        if self._up:
+            self._up = False
+            # The answer does not matter: a device that is gone says GeneralError, and is gone.
+            self._function(_FINALIZE, ctypes.c_void_p)(None)
+
+    def logged_in(self, session: Any) -> bool:
+        info = _SessionInfo()
+        call = self._function(_GET_SESSION_INFO, ctypes.c_ulong, ctypes.c_void_p)
+        return call(session.handle, ctypes.addressof(info)) == 0 and info.state in _USER_STATES
+
+
+class Module:
+    """A library, once per process and path: C_Initialize is for the process, so are logins.
+
+    Sessions and objects die when it stops; `generation` tells those who hold some. The lock is for
+    the whole library; findings of others say that not even good locking inside makes two threads
+    faster."""
+
+    def __init__(self, path: str, parameters: str | None = None) -> None:
+        self.path = path
+        self.parameters = parameters
+        self.generation = 0
+        self.sessions: dict[int, Any] = {}  # slot -> the one logged-in session of this process
+        self.users: set[object] = set()
+        self.forked = False
+        self._lock = threading.RLock()
+        self._library: _Library | None = None
+
+    @property
+    def library(self) -> _Library:
+        assert self._library is not None, "start() comes first"
+        return self._library
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        # Before the lock: in a child of fork another thread's copy of it may be held for ever.
+        self.check_fork()
+        with self._lock:
+            yield
+
+    def check_fork(self) -> None:
+        if self.forked:
+            raise VaultError(
+                f"the PKCS#11 module {self.path} must not be used after fork()",
+                hint="start helpers with exec or spawn, and open the vault in them",
+            )
+
+    def start(self) -> None:
+        if self._library is None:
+            self._library = self._load()
+        else:
+            self._library.initialize()
+
+    def _load(self) -> _Library:
+        try:
+            dll = ctypes.CDLL(self.path)
+            dll.C_GetFunctionList  # noqa: B018  # AttributeError, before python-pkcs11 finds out
+            return _Library(self.path, dll, self.parameters)
+        except (OSError, AttributeError) as error:  # no library, or not one of PKCS#11
+            raise Misconfigured(f"{self.path} does not load as PKCS#11: {error}") from None
+        except pkcs11.PKCS11Error as error:
+            raise DeviceGone(
+                f"the PKCS#11 module {self.path} does not start: {error}",
+                hint="is the device connected, and is the module configured (SOFTHSM2_CONF, "
+                "TPM2_PKCS11_STORE, yubihsm_pkcs11.conf)?",
+            ) from error
+
+    def stop(self) -> None:
+        """Let everything go. No session is closed singly: closing the logged-in one logs out
+        all."""
+        self.sessions.clear()
+        self.generation += 1
+        if self._library is not None:
+            self._library.finalize()
+
+    def leave(self, user: object) -> None:
+        """`user` needs the library no more; the last one stops it."""
+        if self.forked:  # the library belongs to the parent
+            return
+        with self._lock:
+            self.users.discard(user)
+            if not self.users:
+                self.stop()
+
+    def tokens(self) -> list[Any]:
+        """The tokens that are there. A slot that does not answer counts as empty: SoftHSM lists
+        the slot of a token whose files are gone, and says GeneralError when asked about it."""
+        found = []
+        for slot in self.library.get_slots():
+            try:
+                token = slot.get_token()
+            except pkcs11.PKCS11Error:
+                continue
+            if token.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
+                found.append(token)
+        return found
+
+
+_modules: dict[str, Module] = {}
+_modules_lock = threading.Lock()
+
+
+def module_at(path: str, parameters: str | None = None) -> Module:
+    """The one Module of this path. The path is checked every time: loading a module is loading
+    code."""
+    real = check_path(path)
+    with _modules_lock:
+        if not _modules:
+            os.register_at_fork(after_in_child=_poison)
+            atexit.register(stop_all)
+        module = _modules.setdefault(real, Module(path, parameters))
+    module.check_fork()
+    if module.parameters != parameters:
+        raise Misconfigured(f"{path} is in use with other x-parameters")
+    return module
+
+
+def _poison() -> None:
+    for module in _modules.values():
+        module.forked = True
+
+
+def stop_all() -> None:
+    for module in _modules.values():
+        if not module.forked:
+            module.stop()
+
+
+def check_path(path: str) -> str:
+    """Only root may have put a library where we load it from, or be able to swap it."""
+    if not path.startswith("/"):
+        raise Misconfigured(f"the module-path must be absolute, not {path!r}")
+    real = os.path.realpath(path)
+    if not os.path.isfile(real):
+        raise NotFound(
+            f"there is no PKCS#11 module at {path}",
+            hint="install it (Debian: softhsm2, libtpm2-pkcs11-1) or correct module-path",
+        )
+    _check_root_owned(Path(real), "the module")
+    for folder in {Path(path).parent, Path(real).parent}:
+        _check_root_owned(folder, "the folder")
+        for above in folder.resolve().parents:
+            # In a sticky folder (/tmp) nobody can move what belongs to root.
+            _check_root_owned(above, "the folder", sticky=True)
+    return real
+
+
+def _check_root_owned(path: Path, what: str, *, sticky: bool = False) -> None:
+    found = path.stat()
+    if found.st_uid != 0:
+        raise Refused(
+            f"{what} {path} belongs to user {found.st_uid}, not to root: a PKCS#11 module is code",
+            hint="install the module in a folder that only root can change",
+        )
+    if found.st_mode & 0o022 and not (sticky and found.st_mode & stat.S_ISVTX):
+        raise Refused(
+            f"{what} {path} can be changed by others (mode {stat.S_IMODE(found.st_mode):04o}): "
+            "a PKCS#11 module is code",
+            hint=f"chmod go-w {path}",
+        )

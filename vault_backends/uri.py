@@ -1,0 +1,256 @@
+"""Vault URIs, and reading the secrets they point at.
+
+    software:/var/lib/edge/keys?key-source=file:/etc/edge/keys.key
+    software:/var/lib/edge/keys?passphrase-source=credential:edge-passphrase
+    pkcs11:token=edge;object=identity?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/edge/pin
+
+A URI holds no secret, so messages may show its parts; `pin-value` is refused for that reason, and
+its value appears nowhere."""
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote_to_bytes
+
+from vault_backends.vault import Locked, Misconfigured
+
+Ask = Callable[[str], str | None]
+
+ASK = "ask"  # the source that is a person
+_LONGEST_SECRET = 4096
+
+
+@dataclass(frozen=True)
+class SoftwareUri:
+    """Keys in one file. Exactly one of the two sources is set."""
+
+    scheme: ClassVar[str] = "software"
+    path: Path
+    key_source: str | None = None
+    passphrase_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Pkcs11Uri:
+    """RFC 7512, as much of it as finds one token and its keys. None matches anything."""
+
+    scheme: ClassVar[str] = "pkcs11"
+    module_path: str
+    token: str | None = None
+    serial: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    slot_id: int | None = None
+    object: str | None = None
+    id: bytes | None = None
+    pin_source: str = ASK
+    parameters: str | None = None  # for modules that want text at initialisation (NSS)
+
+
+def parse(uri: str) -> SoftwareUri | Pkcs11Uri:
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in _PARSERS:
+        raise Misconfigured(
+            f"vault URI: unknown scheme {scheme[:40]!r}" if colon else "vault URI: no scheme",
+            hint="use software:/path or pkcs11:token=LABEL?module-path=/path",
+        )
+    path, _, query = rest.partition("?")
+    return _PARSERS[scheme](path, query)
+
+
+def _software(path: str, query: str) -> SoftwareUri:
+    values = _pairs(query, "&", {"key-source", "passphrase-source"}, "query")
+    place = _text("path", path)
+    if not place.startswith("/"):
+        raise Misconfigured(f"vault URI: the path must be absolute, not {place!r}")
+    if len(values) > 1:
+        raise Misconfigured("vault URI: give key-source or passphrase-source, not both")
+    sources = {name: _source(name, value) for name, value in values.items()}
+    if not sources:
+        sources = {"key-source": f"file:{place}.key"}
+    return SoftwareUri(Path(place), sources.get("key-source"), sources.get("passphrase-source"))
+
+
+_PATH_ATTRIBUTES = {
+    "token", "serial", "manufacturer", "model", "slot-id", "object", "id", "type",
+}  # fmt: skip
+_QUERY_ATTRIBUTES = {"module-path", "pin-source", "x-parameters"}
+
+
+def _pkcs11(path: str, query: str) -> Pkcs11Uri:
+    # An attribute that is not understood must match nothing (RFC 7512): a typing error never
+    # widens.
+    given = _pairs(path, ";", _PATH_ATTRIBUTES, "path")
+    if any(part.partition("=")[0] == "pin-value" for part in query.split("&")):
+        raise Misconfigured(
+            "vault URI: pin-value is refused, a URI is no place for a PIN",
+            hint="put the PIN in a file with mode 0600 and give pin-source=file:/path",
+        )
+    asked = _pairs(query, "&", _QUERY_ATTRIBUTES, "query")
+    if given.get("type", "private") not in ("private", "public"):
+        raise Misconfigured(f"vault URI: type={given['type']} is no key pair")
+    if "module-path" not in asked:
+        raise Misconfigured(
+            "vault URI: module-path is missing",
+            hint="add ?module-path=/path/of/the/pkcs11/library.so",
+        )
+
+    def text(name: str) -> str | None:
+        return _text(name, given[name]) if name in given else None
+
+    return Pkcs11Uri(
+        module_path=_text("module-path", asked["module-path"]),
+        token=text("token"),
+        serial=text("serial"),
+        manufacturer=text("manufacturer"),
+        model=text("model"),
+        slot_id=_number("slot-id", given["slot-id"]) if "slot-id" in given else None,
+        object=text("object"),
+        id=_bytes("id", given["id"]) if "id" in given else None,
+        pin_source=_source("pin-source", asked["pin-source"]) if "pin-source" in asked else ASK,
+        parameters=_text("x-parameters", asked["x-parameters"])
+        if "x-parameters" in asked
+        else None,
+    )
+
+
+_PARSERS: dict[str, Callable[[str, str], SoftwareUri | Pkcs11Uri]] = {
+    "software": _software,
+    "pkcs11": _pkcs11,
+}
+
+
+def _pairs(text: str, separator: str, known: set[str], where: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for part in text.split(separator) if text else ():
+        name, equals, value = part.partition("=")
+        if name not in known:
+            raise Misconfigured(
+                f"vault URI: unknown {where} attribute {name[:40]!r}",
+                hint="known: " + ", ".join(sorted(known)),
+            )
+        if not equals or not value:
+            raise Misconfigured(f"vault URI: {name} has no value")
+        if name in pairs:
+            raise Misconfigured(f"vault URI: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _bytes(name: str, value: str) -> bytes:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", value) or not value.isascii() or " " in value:
+        raise Misconfigured(f"vault URI: {name} is not percent-encoded correctly")
+    return unquote_to_bytes(value)
+
+
+def _text(name: str, value: str) -> str:
+    try:
+        text = _bytes(name, value).decode()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"vault URI: {name} is not UTF-8") from None
+    # Tokens pad with NUL or space, and tools put that padding into the URIs they print.
+    text = text.rstrip("\0 ")
+    if "\0" in text:
+        raise Misconfigured(f"vault URI: {name} holds a NUL")
+    return text
+
+
+def _number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,20}", value):
+        raise Misconfigured(f"vault URI: {name} is not a number")
+    return int(value)
+
+
+def _source(name: str, value: str) -> str:
+    source = _text(name, value)
+    kind, _, rest = source.partition(":")
+    if kind == "file" and (place := _file_path(rest)).startswith("/"):
+        return f"file:{place}"
+    if kind == "credential" and re.fullmatch(r"[\w@-][\w.@-]*", rest):
+        return source
+    if source == ASK and name != "key-source":
+        return source
+    # The value may be a secret put in the wrong place: it is not shown.
+    raise Misconfigured(f"vault URI: {name} must be file:/absolute/path, credential:NAME or ask")
+
+
+def _file_path(rest: str) -> str:
+    return rest.removeprefix("//") if rest.startswith("///") else rest
+
+
+def secret_path(source: str) -> Path:
+    """The file behind `file:/path` or `credential:NAME`."""
+    kind, _, rest = source.partition(":")
+    if kind == "file":
+        return Path(rest)
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise Locked(
+            f"{source}: systemd gave no credentials ($CREDENTIALS_DIRECTORY is not set)",
+            hint=f"add LoadCredentialEncrypted={rest} to the unit",
+        )
+    return Path(folder) / rest
+
+
+def read_secret(source: str) -> str:
+    """The text in the file behind `source`, without one newline at its end."""
+    path = secret_path(source)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise Locked(f"{source}: cannot read {path}: {error.strerror}") from None
+    try:
+        _check_owner(os.fstat(fd), path, credential=source.startswith("credential:"))
+        data = os.read(fd, _LONGEST_SECRET + 1)
+    finally:
+        os.close(fd)
+    return _secret_text(data, source)
+
+
+def _secret_text(data: bytes, source: str) -> str:
+    data = data.removesuffix(b"\n")
+    if not data or len(data) > _LONGEST_SECRET:
+        raise Locked(f"{source}: the secret must have 1 to {_LONGEST_SECRET} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:  # its text would show the bytes
+        raise Locked(f"{source}: the secret is not UTF-8 text") from None
+
+
+def _check_owner(found: os.stat_result, path: Path, *, credential: bool = False) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Misconfigured(f"{path} is not a file")
+    if found.st_uid not in (0, os.geteuid()):
+        raise Misconfigured(
+            f"{path} belongs to user {found.st_uid}",
+            hint=f"chown it to root or to user {os.geteuid()}",
+        )
+    # systemd opens a credential to the service with an ACL, whose mask shows as group-readable.
+    if found.st_mode & (0o037 if credential else 0o077):
+        raise Misconfigured(
+            f"{path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o})",
+            hint=f"chmod 600 {path}",
+        )
+
+
+def check_private(path: Path) -> os.stat_result:
+    """Refuse a file that others can read or could have written."""
+    found = os.stat(path)
+    _check_owner(found, path)
+    return found
+
+
+def obtain(source: str, ask: Ask | None, prompt: str) -> str:
+    """The secret behind `source`, or what the person answers."""
+    if source != ASK:
+        return read_secret(source)
+    answer = ask(prompt) if ask is not None else None
+    if not answer:
+        raise Locked(
+            f"{prompt} is needed", hint="name a file in the vault URI, or answer when asked"
+        )
+    return answer
