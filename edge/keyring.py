@@ -1,0 +1,197 @@
+"""The one thread of a vault, and what it is needed for: presentations, made ahead of handshakes.
+
+A token may take a second to sign, be locked, or be gone. Nothing in a handshake waits for it: the
+attestation is made before, with one signature, and renewed well before it expires (02 §4.4).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from edge.channel.handshake import Presentation
+from edge.channel.noise import public_key
+from edge.errors import EdgeError, StateError, TrustError
+from edge.identity.history import ChangeHistory
+from edge.identity.keys import KeyKind, PublicKey, Sign
+from edge.identity.purpose import attest_channel_key
+from vault_backends import open_vault
+from vault_backends.vault import Key, Vault, VaultError
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[[str], str | None]
+T = TypeVar("T")
+
+
+class Keyring:
+    """An open vault and the only thread that calls it."""
+
+    def __init__(self, vault: Vault, thread: ThreadPoolExecutor) -> None:
+        self.vault = vault
+        self.signatures = 0
+        """How many signatures were asked for; a handshake asks for none."""
+        self._thread = thread
+        self._public: dict[Key, PublicKey] = {}
+
+    @classmethod
+    async def open(cls, uri: str, ask: Ask | None = None, *, state_dir: Path | None = None) -> Self:
+        """Open the vault that `uri` names, in the thread that it will stay in."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vault")
+        try:
+            opening = partial(open_vault, uri, ask, state_dir=state_dir)
+            vault = await asyncio.get_running_loop().run_in_executor(thread, opening)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(vault, thread)
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Call `work` in the vault's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def public(self, key: Key) -> PublicKey:
+        return await self.run(self._public_of, key)
+
+    async def sign(self, key: Key, data: bytes) -> bytes:
+        """64 bytes over the message `data`, verified."""
+        return await self.run(self.signer(key), data)
+
+    def signer(self, key: Key) -> Sign:
+        """A Sign for code that runs in the vault's thread, by run()."""
+        return partial(self._sign, key)
+
+    async def close(self) -> None:
+        """Close the vault, after what its thread was asked for before."""
+        try:
+            await self.run(self.vault.close)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _public_of(self, key: Key) -> PublicKey:
+        if key not in self._public:
+            self._public[key] = PublicKey(KeyKind(key.kind.value), self.vault.public(key))
+        return self._public[key]
+
+    def _sign(self, key: Key, data: bytes) -> bytes:
+        self.signatures += 1
+        signature = self.vault.sign(key, data)
+        if not self._public_of(key).verify(signature, data):
+            raise TrustError(f"the vault made a bad signature with the key {key.label!r}")
+        return signature
+
+
+async def present(
+    keyring: Keyring,
+    key: Key,
+    history: ChangeHistory,
+    *,
+    now: int,
+    lifetime: int,
+    x25519: bytes | None = None,
+) -> Presentation:
+    """How the owner of `history` presents itself: an X25519 key, fresh unless it is given, attested
+    by one signature of the identity key `key`."""
+    secret = x25519 or X25519PrivateKey.generate().private_bytes_raw()
+    attest = partial(attest_channel_key, now=now, lifetime=lifetime)
+    attestation = await keyring.run(attest, history, public_key(secret), keyring.signer(key))
+    return Presentation(history, attestation, secret)
+
+
+class Presenter:
+    """Keeps a valid Presentation of one identity: renewed when two thirds of its life are over.
+    While the vault fails the old one stays, and the vault is asked again after 1 to 60 seconds."""
+
+    FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
+    LONGEST_SLEEP = 30.0
+    """The clock is looked at again after this long, since it may have been set."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        key: Key,
+        history: ChangeHistory,
+        *,
+        clock: Callable[[], int],
+        lifetime: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.history = history
+        self.credential: bytes | None = None
+        """What to present along with the attestation, as it arrived."""
+        self._keyring = keyring
+        self._key = key
+        self._clock = clock
+        self._lifetime = lifetime
+        self._sleep = sleep
+        self._current: Presentation | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> Presentation:
+        """What to hand to a handshake now."""
+        if self._current is None:
+            raise StateError("the presenter has not been started")
+        return self._current._replace(credential=self.credential)
+
+    async def start(self) -> Presentation:
+        """Make the first presentation, which may fail as the vault does, and keep it renewed."""
+        await self._renew()
+        self._task = asyncio.create_task(self._keep(), name=f"present {self.history.identifier}")
+        return self.current
+
+    async def adopt(self, key: Key, history: ChangeHistory) -> None:
+        """Present the rotated `history` from now on; the old key's attestation is worth nothing any
+        more (02 §3.5). If the vault fails, nothing changes."""
+        self._current = await self._made(key, history)
+        self._key, self.history = key, history
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _renew(self) -> None:
+        key, history = self._key, self.history
+        made = await self._made(key, history)
+        if history is self.history:  # not rotated meanwhile
+            self._current = made
+
+    async def _made(self, key: Key, history: ChangeHistory) -> Presentation:
+        now = self._clock()
+        return await present(self._keyring, key, history, now=now, lifetime=self._lifetime)
+
+    async def _keep(self) -> None:
+        while True:
+            while (wait := self._renewal_in()) > 0:
+                await self._sleep(min(wait, self.LONGEST_SLEEP))
+            await self._renew_stubbornly()
+
+    def _renewal_in(self) -> float:
+        """Seconds until two thirds of the attestation's life are over; at least a second after it
+        was made, however short the life."""
+        attestation = self.current.attestation
+        life = attestation.expires_at - attestation.created_at
+        return attestation.created_at + max(life * 2 // 3, 1) - self._clock()
+
+    async def _renew_stubbornly(self) -> None:
+        pause = self.FIRST_PAUSE
+        while True:
+            try:
+                return await self._renew()
+            except (EdgeError, VaultError) as error:
+                log.warning(
+                    "cannot renew the attestation of %s with the key %r: %s; again in %.0f s",
+                    self.history.identifier,
+                    self._key.label,
+                    error,
+                    pause,
+                )
+            await self._sleep(pause)
+            pause = min(2 * pause, self.LAST_PAUSE)
