@@ -167,6 +167,7 @@ def _remember(encoded: bytes, route: Route) -> None:
     if len(encoded) <= KNOWN_BYTES and len(route.encoded) <= KNOWN_BYTES:
         if len(_known) >= KNOWN_ROUTES:
             _known.clear()
+            _known[Route.EMPTY.encoded] = Route.EMPTY
         _known[encoded] = route
 
 
