@@ -440,9 +440,7 @@ class Demo:
         self.recorder = Recorder(self.hub_port, self.stack)
         self.at = f"/ip4/127.0.0.1/tcp/{self.recorder.port}/secure/api"
         story.claim(True, f"the hub listens on 127.0.0.1:{self.hub_port}; the two others nowhere")
-        story.say(
-            f"(They reach it through 127.0.0.1:{self.recorder.port}, a recorder of all that passes.)"
-        )
+        story.say(f"(They reach it through 127.0.0.1:{self.recorder.port}, a recorder.)")
 
     def tunnel(self) -> None:
         story = self.story
@@ -513,7 +511,7 @@ class Demo:
         else:
             story.claim(
                 not held[0] and held[1],
-                "the hub's memory right after, searched: the relay's name is in it, the word is not",
+                "the hub's memory, searched right after: it has the relay's name, not the word",
             )
             story.say("(The hub undoes the outer channel only; it has no key for the one inside.)")
 
@@ -555,24 +553,24 @@ class Demo:
         story = self.story
         story.heading("Who is who, and how each side knows")
         story.say(
-            "An identifier is a hash over the first public key of an identity. In every handshake each",
-            "side shows its key history and a channel key that the history's newest key has signed,",
+            "An identifier is the hash of the first entry in an identity's history of keys. In every",
+            "handshake each side shows its history and a channel key signed with its newest key,",
             "and proves (Noise XX) that it holds that channel key. Nobody else can do that.",
         )
         at_client = json.dumps(self.client.json("secure-channel", "list", "--at", "client"))
         story.claim(
             self.gateway.identifier in at_client,
-            f"the client's channel ends at    {self.gateway.identifier[:17]}… (inlet: --authorized)",
+            f"the client's channel ends at    {self.gateway.identifier[:17]}… (--authorized)",
         )
         at_gateway = json.dumps(self.gateway.json("secure-channel", "list", "--at", "gateway"))
         story.claim(
             self.hub.identifier in at_gateway,
-            f"the gateway's relay is held at {self.hub.identifier[:17]}… (relay: --authorized)",
+            f"the gateway's relay is held at {self.hub.identifier[:17]}… (--authorized)",
         )
         outlets = json.dumps(self.gateway.json("tcp-outlet", "show", "outlet", "--at", "gateway"))
         story.claim(
             self.client.identifier in outlets,
-            f"the gateway's outlet admits     {self.client.identifier[:17]}… only (outlet: --allow)",
+            f"the gateway's outlet admits     {self.client.identifier[:17]}… only (--allow)",
         )
         self.key()
 
@@ -647,7 +645,7 @@ class Demo:
         )
         code, answer, why = psql(port, "SELECT 1", limit=15)
         story.say(
-            f"stranger {stranger.identifier[:17]}…: an inlet of its own to the same outlet, and psql:"
+            f"stranger {stranger.identifier[:17]}…: its own inlet to the same outlet, and psql:"
         )
         story.say(f"   {why.splitlines()[0] if why else answer}")
         refused = code != 0 and not answer
