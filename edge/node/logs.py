@@ -1,0 +1,80 @@
+"""Where log lines go: standard error, or a file of bounded size; one more level, WIRE, below DEBUG.
+
+Peers can make us write: `Rarely` lets a line about them through a few times a minute and counts the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from edge.errors import ConfigError
+
+WIRE = 5
+LEVELS = {
+    "wire": WIRE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+FILE_SIZE = 5 * 1024 * 1024
+FILES = 2
+"""Old files that are kept beside the newest: three in all."""
+FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def set_up(*, file: Path | None = None, level: str = "info") -> None:
+    """Send everything to `file`, or to standard error. Raises ConfigError."""
+    if level not in LEVELS:
+        raise ConfigError(f"{level!r} is no log level", hint="use one of " + ", ".join(LEVELS))
+    logging.addLevelName(WIRE, "WIRE")
+    handler = _handler(file)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.addFilter(Rarely())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(LEVELS[level])
+    logging.raiseExceptions = False  # a full disk must not stop the node
+
+
+def _handler(file: Path | None) -> logging.Handler:
+    if file is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return RotatingFileHandler(file, maxBytes=FILE_SIZE, backupCount=FILES, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the log {file}: {error.strerror}") from None
+
+
+class Rarely(logging.Filter):
+    """Lets each place in the code write so many warnings and less per minute; errors always pass."""
+
+    def __init__(
+        self, most: int = 60, every: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._most, self._every, self._clock = most, every, clock
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            return True
+        place = (record.pathname, record.lineno)
+        now = self._clock()
+        since, count = self._seen.get(place, (now, 0))
+        if now - since >= self._every:
+            left_out = count - self._most
+            if left_out > 0:
+                record.msg = f"{record.getMessage()} ({left_out} such lines were left out)"
+                record.args = ()
+            since, count = now, 0
+        self._seen[place] = (since, count + 1)
+        return count < self._most

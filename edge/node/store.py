@@ -1,0 +1,431 @@
+"""Store: what was configured, in SQLite. The only SQL of the node.
+
+What a method has written when it returns survives a kill and a power cut: write-ahead log, and the disk
+is waited for at every commit. Commands and the node use the same file at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from edge.errors import ConfigError
+
+VERSION = 1
+BUSY = 10_000
+"""Milliseconds to wait for another process that writes."""
+
+SCHEMA = """
+CREATE TABLE vault (
+    name TEXT PRIMARY KEY, uri TEXT NOT NULL, is_default INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE identity (
+    name TEXT PRIMARY KEY, identifier TEXT NOT NULL UNIQUE, vault TEXT NOT NULL REFERENCES vault(name),
+    kind TEXT NOT NULL, label TEXT NOT NULL, history BLOB NOT NULL,
+    is_default INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE node (
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL REFERENCES identity(name), listener TEXT,
+    settings TEXT NOT NULL DEFAULT '{}', is_default INTEGER NOT NULL DEFAULT 0,
+    wanted TEXT NOT NULL DEFAULT 'running' CHECK (wanted IN ('running', 'stopped'))
+) STRICT;
+CREATE TABLE resource (
+    node TEXT NOT NULL REFERENCES node(name) ON DELETE CASCADE, kind TEXT NOT NULL, name TEXT NOT NULL,
+    spec TEXT NOT NULL, source TEXT NOT NULL CHECK (source IN ('command', 'file')),
+    created INTEGER NOT NULL, PRIMARY KEY (node, kind, name)
+) STRICT;
+CREATE TABLE pin (
+    node TEXT NOT NULL REFERENCES node(name) ON DELETE CASCADE, resource TEXT NOT NULL,
+    position INTEGER NOT NULL, identifier TEXT NOT NULL, PRIMARY KEY (node, resource, position)
+) STRICT;
+CREATE TABLE peer (identifier TEXT PRIMARY KEY, history BLOB NOT NULL) STRICT;
+CREATE TABLE time_floor (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+"""
+
+
+class VaultRecord(NamedTuple):
+    """A vault, by name."""
+
+    name: str
+    uri: str
+    is_default: bool
+
+
+class IdentityRecord(NamedTuple):
+    """An identity of ours, and where its key is."""
+
+    name: str
+    identifier: str
+    vault: str
+    kind: str
+    label: str
+    history: bytes
+    is_default: bool
+
+
+class NodeRecord(NamedTuple):
+    """A node: `listener` is where it accepts TCP connections, None for nowhere."""
+
+    name: str
+    identity: str
+    listener: str | None
+    settings: dict[str, Any]
+    is_default: bool
+    wanted: str
+
+
+class ResourceRecord(NamedTuple):
+    """Something a node is to have."""
+
+    kind: str
+    name: str
+    spec: dict[str, Any]
+    source: str
+
+
+Record = TypeVar("Record", VaultRecord, IdentityRecord, NodeRecord)
+
+
+class Store:
+    """The database. Synchronous; the node calls it in its store thread (storethread.py)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._troubles():
+            self._db = _opened(path)
+            self._migrate()
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- vaults
+
+    def vaults(self) -> list[VaultRecord]:
+        return [
+            VaultRecord(name, uri, bool(default))
+            for name, uri, default in self._rows("SELECT * FROM vault ORDER BY name")
+        ]
+
+    def vault(self, name: str) -> VaultRecord:
+        return _found("vault", name, self.vaults())
+
+    def default_vault(self) -> VaultRecord | None:
+        return _default(self.vaults())
+
+    def add_vault(self, name: str, uri: str) -> VaultRecord:
+        """The first one is the default."""
+        with self._changing(taken=f"a vault named {name} exists already"):
+            first = not self._rows("SELECT 1 FROM vault")
+            self._db.execute("INSERT INTO vault VALUES (?, ?, ?)", (name, uri, first))
+        return self.vault(name)
+
+    def remove_vault(self, name: str) -> None:
+        self.vault(name)
+        users = [one.name for one in self.identities() if one.vault == name]
+        if users:
+            raise ConfigError(
+                f"the vault {name} holds the keys of {', '.join(users)}",
+                hint="delete those identities first",
+            )
+        self._remove("vault", name)
+
+    def make_default_vault(self, name: str) -> None:
+        self.vault(name)
+        self._make_default("vault", name)
+
+    # -- identities
+
+    def identities(self) -> list[IdentityRecord]:
+        return [
+            IdentityRecord(*row[:6], bool(row[6]))
+            for row in self._rows("SELECT * FROM identity ORDER BY name")
+        ]
+
+    def identity(self, name: str) -> IdentityRecord:
+        return _found("identity", name, self.identities())
+
+    def default_identity(self) -> IdentityRecord | None:
+        return _default(self.identities())
+
+    def add_identity(
+        self, name: str, *, identifier: str, vault: str, kind: str, label: str, history: bytes
+    ) -> IdentityRecord:
+        """The first one is the default."""
+        with self._changing(taken=f"an identity named {name} exists already"):
+            first = not self._rows("SELECT 1 FROM identity")
+            self._db.execute(
+                "INSERT INTO identity VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (name, identifier, vault, kind, label, history, first),
+            )
+        return self.identity(name)
+
+    def rotate_identity(self, name: str, *, kind: str, label: str, history: bytes) -> IdentityRecord:
+        with self._changing():
+            self._db.execute(
+                "UPDATE identity SET kind = ?, label = ?, history = ? WHERE name = ?",
+                (kind, label, history, name),
+            )
+        return self.identity(name)
+
+    def remove_identity(self, name: str) -> None:
+        self.identity(name)
+        users = [one.name for one in self.nodes() if one.identity == name]
+        if users:
+            raise ConfigError(
+                f"the identity {name} is that of the node {', '.join(users)}",
+                hint="delete the node first",
+            )
+        self._remove("identity", name)
+
+    def make_default_identity(self, name: str) -> None:
+        self.identity(name)
+        self._make_default("identity", name)
+
+    # -- nodes
+
+    def nodes(self) -> list[NodeRecord]:
+        return [
+            NodeRecord(name, identity, listener, json.loads(settings), bool(default), wanted)
+            for name, identity, listener, settings, default, wanted in self._rows(
+                "SELECT * FROM node ORDER BY name"
+            )
+        ]
+
+    def node(self, name: str) -> NodeRecord:
+        return _found("node", name, self.nodes())
+
+    def default_node(self) -> NodeRecord | None:
+        return _default(self.nodes())
+
+    def add_node(
+        self,
+        name: str,
+        *,
+        identity: str,
+        listener: str | None = "127.0.0.1:0",
+        settings: dict[str, Any] | None = None,
+    ) -> NodeRecord:
+        """The first one is the default."""
+        self.identity(identity)
+        with self._changing(taken=f"a node named {name} exists already"):
+            first = not self._rows("SELECT 1 FROM node")
+            self._db.execute(
+                "INSERT INTO node VALUES (?, ?, ?, ?, ?, 'running')",
+                (name, identity, listener, json.dumps(settings or {}), first),
+            )
+        return self.node(name)
+
+    def set_listener(self, name: str, listener: str | None) -> None:
+        self._set_node(name, "listener", listener)
+
+    def set_wanted(self, name: str, wanted: str) -> None:
+        """'running' or 'stopped': whether it should come back by itself."""
+        self._set_node(name, "wanted", wanted)
+
+    def set_setting(self, name: str, key: str, value: Any) -> None:
+        with self._changing():
+            settings = self.node(name).settings | {key: value}
+            self._db.execute(
+                "UPDATE node SET settings = ? WHERE name = ?", (json.dumps(settings), name)
+            )
+
+    def remove_node(self, name: str) -> None:
+        """With all its resources and pins."""
+        self.node(name)
+        self._remove("node", name)
+
+    def make_default_node(self, name: str) -> None:
+        self.node(name)
+        self._make_default("node", name)
+
+    def _set_node(self, name: str, column: str, value: str | None) -> None:
+        with self._changing():
+            self._db.execute(f"UPDATE node SET {column} = ? WHERE name = ?", (value, name))
+
+    # -- resources of a node
+
+    def resources(self, node: str) -> list[ResourceRecord]:
+        """In the order in which they were made."""
+        rows = self._rows(
+            "SELECT kind, name, spec, source FROM resource WHERE node = ? ORDER BY rowid", node
+        )
+        return [
+            ResourceRecord(kind, name, json.loads(spec), source) for kind, name, spec, source in rows
+        ]
+
+    def add_resource(
+        self, node: str, kind: str, name: str, spec: dict[str, Any], source: str = "command"
+    ) -> None:
+        with self._changing(taken=f"{kind} {name} exists already on node {node}"):
+            self._db.execute(
+                "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?)",
+                (node, kind, name, json.dumps(spec), source, int(time.time())),
+            )
+
+    def remove_resource(self, node: str, kind: str, name: str) -> None:
+        """With its pins: one of the same name made again meets its peers anew."""
+        with self._changing():
+            self._db.execute(
+                "DELETE FROM resource WHERE node = ? AND kind = ? AND name = ?", (node, kind, name)
+            )
+            self._db.execute(
+                "DELETE FROM pin WHERE node = ? AND resource = ?", (node, f"{kind}/{name}")
+            )
+
+    # -- whom a resource met first
+
+    def pins(self, node: str, resource: str) -> dict[int, str]:
+        """Identifiers by the position of their channel in the route. `resource` is kind/name."""
+        rows = self._rows(
+            "SELECT position, identifier FROM pin WHERE node = ? AND resource = ?", node, resource
+        )
+        return dict(rows)
+
+    def add_pins(self, node: str, resource: str, pins: dict[int, str]) -> None:
+        """What is pinned stays as it is."""
+        rows = [(node, resource, position, identifier) for position, identifier in pins.items()]
+        with self._changing():
+            self._db.executemany("INSERT OR IGNORE INTO pin VALUES (?, ?, ?, ?)", rows)
+
+    # -- peers and time
+
+    def peers(self) -> list[bytes]:
+        """The histories we know."""
+        return [history for (history,) in self._rows("SELECT history FROM peer ORDER BY rowid")]
+
+    def keep_peers(self, histories: Iterable[tuple[str, bytes]]) -> None:
+        with self._changing():
+            self._db.executemany("INSERT OR REPLACE INTO peer VALUES (?, ?)", list(histories))
+
+    def time_floor(self) -> int:
+        rows = self._rows("SELECT value FROM time_floor WHERE key = 'floor'")
+        return int(rows[0][0]) if rows else 0
+
+    def raise_time_floor(self, moment: int) -> None:
+        with self._changing():
+            self._db.execute(
+                "INSERT INTO time_floor VALUES ('floor', ?)"
+                " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+                (moment,),
+            )
+
+    # -- how
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._troubles():
+            return self._db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _changing(self, taken: str = "") -> Iterator[None]:
+        """A transaction: on the disk when it ends, or nothing of it."""
+        with self._troubles(taken):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _troubles(self, taken: str = "") -> Iterator[None]:
+        """Turns what sqlite3 raises into ConfigError."""
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            if taken and error.sqlite_errorname in (
+                "SQLITE_CONSTRAINT_PRIMARYKEY",
+                "SQLITE_CONSTRAINT_UNIQUE",
+            ):
+                raise Taken(taken, hint="choose another name, or delete it first") from None
+            raise ConfigError(f"the database {self.path} does not allow this: {error}") from None
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"cannot use the database {self.path}: {error}",
+                hint="is the disk full, or the file of another user or version?",
+            ) from None
+
+    def _make_default(self, table: str, name: str) -> None:
+        with self._changing():
+            self._db.execute(f"UPDATE {table} SET is_default = (name = ?)", (name,))
+
+    def _remove(self, table: str, name: str) -> None:
+        """If it was the default, the first of the others is."""
+        with self._changing():
+            self._db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+            self._db.execute(
+                f"UPDATE {table} SET is_default = 1 WHERE NOT EXISTS"
+                f" (SELECT 1 FROM {table} WHERE is_default = 1)"
+                f" AND name = (SELECT min(name) FROM {table})"
+            )
+
+    def _migrate(self) -> None:
+        self._db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT")
+        if self._version() == VERSION:
+            return
+        with self._changing():
+            found = self._version()  # again, now that nobody else makes it
+            if found == VERSION:
+                return
+            if found:
+                raise ConfigError(
+                    f"the database {self.path} has version {found}, this program knows {VERSION}",
+                    hint="use the newer ockam-edge, or another OCKAM_HOME",
+                )
+            for statement in SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO schema_version VALUES (?)", (VERSION,))
+
+    def _version(self) -> int:
+        rows = self._rows("SELECT version FROM schema_version")
+        return int(rows[0][0]) if rows else 0
+
+
+class Taken(ConfigError):
+    """The name is in use."""
+
+
+class Unknown(ConfigError):
+    """Nothing has this name."""
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    new = not path.exists()
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if new:
+        _sync_folder(path)
+    db = sqlite3.connect(path, timeout=BUSY / 1000, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _found(what: str, name: str, records: list[Record]) -> Record:
+    for record in records:
+        if record.name == name:
+            return record
+    there = ", ".join(record.name for record in records)
+    raise Unknown(
+        f"{what} {name} was not found",
+        hint=f"there is: {there}" if there else f"there is no {what} at all",
+    )
+
+
+def _default(records: list[Record]) -> Record | None:
+    return next((record for record in records if record.is_default), None)
