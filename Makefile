@@ -33,14 +33,14 @@ $(LEFT)/venv: pyproject.toml
 	@sh .ci/packages $(PYTHON_PACKAGES) $(BUILD_PACKAGES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
 	@test -x $(BIN)/python || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@$(BIN)/python -m pip install -q --use-pep517 --disable-pip-version-check -e .
 	@mkdir -p $(LEFT)
 	@touch $@
 
 venv: $(LEFT)/venv
 
 $(LEFT)/test: $(LEFT)/venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install -q --use-pep517 --disable-pip-version-check -e '.[test]'
 	@touch $@
 
 packages-test:
