@@ -43,7 +43,7 @@ class Fields:
         found = self._get(name, int)
         if found is None:
             return otherwise
-        return min(max(found / 1000, 0.0), 86_400.0)
+        return min(max(float(found) / 1000, 0.0), 86_400.0)
 
     def data(self, name: str) -> bytes:
         found = self._get(name, bytes)
@@ -66,7 +66,9 @@ class Fields:
 
     def _get(self, name: str, kind: type) -> Any:
         found = self._values.get(name)
-        if found is not None and (not isinstance(found, kind) or isinstance(found, bool) > (kind is bool)):
+        if found is not None and (
+            not isinstance(found, kind) or isinstance(found, bool) > (kind is bool)
+        ):
             raise ConfigError(f"the field {name!r} must be of the kind {kind.__name__}")
         return found
 

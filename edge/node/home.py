@@ -1,10 +1,10 @@
 """Home: the one folder that everything is kept in, and what in it is called how.
 
-    edge.db            what was configured (store.py)
-    vault.sealed       keys of the software vault
-    log/NAME.log       what the node NAME says in the background
-    run/NAME.lock      held by the node while it runs; its process id and socket inside
-    run/NAME.sock      where it is asked
+edge.db            what was configured (store.py)
+vault.sealed       keys of the software vault
+log/NAME.log       what the node NAME says in the background
+run/NAME.lock      held by the node while it runs; its process id and socket inside
+run/NAME.sock      where it is asked
 """
 
 from __future__ import annotations

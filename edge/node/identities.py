@@ -20,7 +20,7 @@ from edge.node.clock import identity_validity
 from edge.node.home import Home, check_name
 from edge.node.store import IdentityRecord, Store, Taken, VaultRecord
 from vault_backends import open_vault
-from vault_backends.uri import parse
+from vault_backends.uri import SoftwareUri, parse
 from vault_backends.vault import Attests, Key, Kind, NotFound, Vault, VaultError
 
 log = logging.getLogger("edge.identities")
@@ -47,9 +47,7 @@ def load(store: Store, name: str | None = None) -> Identity:
     """The identity `name`, or the default one; its history is verified."""
     record = store.identity(name) if name is not None else store.default_identity()
     if record is None:
-        raise ConfigError(
-            "there is no identity", hint="make one: ockam-edge identity create NAME"
-        )
+        raise ConfigError("there is no identity", hint="make one: ockam-edge identity create NAME")
     history = ChangeHistory.decode(record.history)
     history.verify()
     key = Key(Kind(record.kind), record.label)
@@ -84,7 +82,13 @@ def create_identity(
 
 
 def rotate_identity(
-    store: Store, home: Home, name: str, *, kind: str | None = None, now: int, ask: Ask | None = None
+    store: Store,
+    home: Home,
+    name: str,
+    *,
+    kind: str | None = None,
+    now: int,
+    ask: Ask | None = None,
 ) -> IdentityRecord:
     """Give the identity a new key in the same vault, announced by the old one (02 §3.5)."""
     identity = load(store, name)
@@ -171,7 +175,7 @@ def _split(uri: str) -> tuple[str, str | None]:
 def _free_name(store: Store, uri: str) -> str:
     """A name for a vault that was given by URI: that of its token or file."""
     parsed = parse(uri)
-    text = parsed.path.stem if parsed.scheme == "software" else parsed.token or "token"
+    text = parsed.path.stem if isinstance(parsed, SoftwareUri) else parsed.token or "token"
     base = re.sub(r"[^A-Za-z0-9_-]", "-", text)[:48] or "vault"
     taken = {vault.name for vault in store.vaults()}
     names = [base, *(f"{base}-{n}" for n in range(2, len(taken) + 3))]
@@ -212,7 +216,7 @@ def _kind(vault: Vault, wanted: str | None) -> Kind:
 def _key(vault: Vault, kind: Kind, label: str, *, adopt: bool) -> tuple[Key, bool]:
     """The key of a label, and whether it was made here."""
     if adopt:
-        there = [key for key in vault.keys() if key.label == label]
+        there = [key for key in vault.keys() if key.label == label]  # noqa: SIM118 - not a map
         if there:
             return there[0], False
     return vault.generate(kind, label), True

@@ -1,6 +1,7 @@
 """Where log lines go: standard error, or a file of bounded size; one more level, WIRE, below DEBUG.
 
-Peers can make us write: `Rarely` lets a line about them through a few times a minute and counts the rest.
+Peers can make us write: `Rarely` lets a line about them through some times a minute and counts the
+rest.
 """
 
 from __future__ import annotations

@@ -143,8 +143,10 @@ class Store:
 
     def identities(self) -> list[IdentityRecord]:
         return [
-            IdentityRecord(*row[:6], bool(row[6]))
-            for row in self._rows("SELECT * FROM identity ORDER BY name")
+            IdentityRecord(name, identifier, vault, kind, label, history, bool(default))
+            for name, identifier, vault, kind, label, history, default in self._rows(
+                "SELECT * FROM identity ORDER BY name"
+            )
         ]
 
     def identity(self, name: str) -> IdentityRecord:
@@ -165,7 +167,9 @@ class Store:
             )
         return self.identity(name)
 
-    def rotate_identity(self, name: str, *, kind: str, label: str, history: bytes) -> IdentityRecord:
+    def rotate_identity(
+        self, name: str, *, kind: str, label: str, history: bytes
+    ) -> IdentityRecord:
         with self._changing():
             self._db.execute(
                 "UPDATE identity SET kind = ?, label = ?, history = ? WHERE name = ?",
@@ -256,7 +260,8 @@ class Store:
             "SELECT kind, name, spec, source FROM resource WHERE node = ? ORDER BY rowid", node
         )
         return [
-            ResourceRecord(kind, name, json.loads(spec), source) for kind, name, spec, source in rows
+            ResourceRecord(kind, name, json.loads(spec), source)
+            for kind, name, spec, source in rows
         ]
 
     def add_resource(
@@ -367,7 +372,9 @@ class Store:
             )
 
     def _migrate(self) -> None:
-        self._db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT"
+        )
         if self._version() == VERSION:
             return
         with self._changing():

@@ -1,0 +1,377 @@
+"""Node: builds everything from what the store says, and answers what there is.
+
+Deny by default: an outlet without a policy is for a node that only this machine can reach. It is
+refused beside a listener, a relay's hub or any other way that leaves the machine, and the other way
+round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+from edge.channel.handshake import Presentation
+from edge.channel.trust import Trust, everyone
+from edge.errors import ConfigError, EdgeError, NetworkError, TrustError
+from edge.identity.history import ChangeHistory, Identifier
+from edge.identity.known import Known
+from edge.keyring import Ask, Keyring, Presenter
+from edge.node import fields
+from edge.node.clock import Clock
+from edge.node.home import Home
+from edge.node.identities import Identity, load
+from edge.node.portals import Inlets, Outlets, Relays
+from edge.node.shelf import Entry, Shelf, Spec
+from edge.node.store import NodeRecord, Store
+from edge.node.storethread import StoreThread
+from edge.node.transports import ChannelListeners, Channels, Connections, Listeners, Services
+from edge.relay.relay import ADDRESSES, RelayService
+from edge.routing.connection import Connection, Connector
+from edge.routing.reach import Wiring
+from edge.routing.router import Router
+from edge.routing.services import Echo, Uppercase
+from edge.wire.multiaddr import Multiaddr
+from vault_backends.vault import VaultError
+
+log = logging.getLogger("edge.node")
+
+LOOK_AT_CLOCK = 15.0
+"""Seconds between two looks at whether the clock was set."""
+AHEAD = 60
+"""Seconds by which an attestation of ours may lie in the future before it is made again."""
+FLUSH = 0.05
+"""Seconds for the last bytes to leave."""
+
+
+class Node:
+    """One node of this machine, running."""
+
+    def __init__(
+        self, home: Home, name: str, *, ask: Ask | None = None, clock: Clock | None = None
+    ) -> None:
+        self.home, self.name = home, name
+        self.router = Router()
+        self.wiring = Wiring()
+        self.known = Known()
+        self.store = StoreThread(home.database)
+        self.changing = asyncio.Lock()
+        self.stopping = asyncio.Event()
+        self.services = Services(self)
+        self.channel_listeners = ChannelListeners(self)
+        self.outlets = Outlets(self)
+        self.inlets = Inlets(self)
+        self.relays = Relays(self)
+        self.listeners = Listeners(self)
+        self.connections = Connections(self)
+        self.channels = Channels(self)
+        self.own_listener: str | None = None
+        """The address of the listener that `node create` asked for."""
+        self.identity: Identity
+        self.connector: Connector
+        self._ask = ask
+        self._given_clock = clock
+        self._stored: dict[Identifier, bytes] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relay_service: RelayService | None = None
+        self._keyring: Keyring | None = None
+        self._presenter: Presenter | None = None
+
+    @property
+    def shelves(self) -> list[Shelf[Any]]:
+        """In the order in which they are restored: what is asked before who may ask."""
+        return [
+            self.services, self.channel_listeners, self.outlets, self.inlets, self.relays,
+            self.listeners, self.connections, self.channels,
+        ]  # fmt: skip
+
+    # -- begin and end
+
+    async def start(self) -> None:
+        """Raises EdgeError or VaultError where the node cannot be; then nothing is left."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
+        await self.store.open()
+        record = await self.store.call(Store.node, self.name)
+        self.identity = await self.store.call(load, record.identity)
+        self.clock = self._given_clock or Clock(
+            floor=await self.store.call(Store.time_floor),
+            raised=lambda floor: self.store.later(Store.raise_time_floor, floor),
+        )
+        for history in await self.store.call(Store.peers):
+            self._remember(ChangeHistory.decode(history))
+        self._keyring = await Keyring.open(self.identity.uri, self._ask, state_dir=self.home.root)
+        self._presenter = await self._presenting()
+        self.connector = Connector(
+            self.router,
+            self.wiring,
+            present=self.present,
+            known=self.known,
+            learned=self.learned,
+            now=self.clock.now,
+            clock_unset=self.clock.unset,
+        )
+        self._build()
+        await self._restore(record)
+        self._spawn(self._watch_clock(), "watch the clock")
+
+    def _build(self) -> None:
+        """What every node has (01 §5.5)."""
+        self.router.add(b"echo", Echo(self.router))
+        self.router.add(b"uppercase", Uppercase(self.router))
+        self.wiring.open(b"echo")
+        self.wiring.open(b"uppercase")
+        self._relay_service = RelayService(self.router, self.wiring)
+
+    async def _restore(self, record: NodeRecord) -> None:
+        self.channel_listeners.entries["api"] = Entry({"authorized": []})
+        shelves = {shelf.kind: shelf for shelf in self.shelves}
+        for resource in await self.store.call(Store.resources, self.name):
+            if resource.kind in shelves:
+                shelves[resource.kind].expect(resource)
+            else:
+                log.error("%s %s is of a kind not known here", resource.kind, resource.name)
+        await self._listen(record)
+        for shelf in self.shelves:
+            await shelf.restore()
+
+    async def _listen(self, record: NodeRecord) -> None:
+        """The listener that `node create` asked for: at the port it had before, if that is free."""
+        if record.listener is None:
+            return
+        host, port = fields.host_port(record.listener)
+        last = record.settings.get("port") if not port else None
+        listener = None
+        for wanted in [last, port] if last else [port]:
+            spec = {"address": str(fields.HostPort(host, wanted))}
+            try:
+                listener = await self.listeners.make("", spec)
+                break
+            except NetworkError:
+                if wanted == port:
+                    raise
+        assert listener is not None
+        bound = fields.host_port(spec["address"])
+        if bound.port != record.settings.get("port"):
+            await self.store.call(Store.set_setting, self.name, "port", bound.port)
+        self.listeners.entries[str(bound)] = Entry(spec, listener)
+        self.own_listener = str(bound)
+
+    async def close(self) -> None:
+        """Tell the peers, and let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.stopping.set()
+        above = (self.inlets, self.relays, self.outlets, self.channels, self.channel_listeners)
+        for shelf in above:
+            await shelf.close()
+        if self._relay_service is not None:
+            self._relay_service.close()
+        for below in (self.connections, self.listeners, self.services):
+            await below.close()
+        await asyncio.sleep(FLUSH)
+        if self._presenter is not None:
+            await self._presenter.close()
+        if self._keyring is not None:
+            await self._keyring.close()
+        await self.store.close()
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- who we are, and when
+
+    def present(self) -> Presentation:
+        assert self._presenter is not None
+        return self._presenter.current
+
+    @property
+    def signatures(self) -> int:
+        """What the vault was asked for so far; no connection adds to it."""
+        return self._keyring.signatures if self._keyring is not None else 0
+
+    async def _presenting(self) -> Presenter:
+        assert self._keyring is not None
+        presenter = Presenter(
+            self._keyring,
+            self.identity.key,
+            self.identity.history,
+            clock=self.clock.now,
+            lifetime=self.clock.lifetime(),
+        )
+        await presenter.start()
+        return presenter
+
+    async def _present_anew(self) -> None:
+        old, self._presenter = self._presenter, await self._presenting()
+        if old is not None:
+            await old.close()
+
+    async def _watch_clock(self) -> None:
+        """Attest anew when the clock was set: what was attested before is of another time."""
+        unset, floor = self.clock.unset(), self.clock.floor
+        while True:
+            await asyncio.sleep(LOOK_AT_CLOCK)
+            ahead = self.present().attestation.created_at - self.clock.now() > AHEAD
+            if ahead or (self.clock.unset(), self.clock.floor) != (unset, floor):
+                try:
+                    await self._present_anew()
+                except (EdgeError, VaultError) as error:
+                    log.warning("cannot attest anew after the clock was set: %s", error)
+                    continue
+                unset, floor = self.clock.unset(), self.clock.floor
+
+    # -- whom we know
+
+    def pin(self, *identifiers: Identifier) -> None:
+        """Peers that the configuration names, or that were pinned: their histories are kept."""
+        self.known.pinned.update(identifiers)
+
+    def learned(self, history: ChangeHistory) -> None:
+        """A peer has proved who it is. Only those that are named cost us a write."""
+        identifier = history.identifier
+        if identifier not in self.known.pinned:
+            return
+        self.clock.proved(history.latest.valid_from)
+        if self._stored.get(identifier) != history.latest.hash:
+            self._stored[identifier] = history.latest.hash
+            self.store.later(Store.keep_peers, [(str(identifier), history.encoded)])
+
+    def _remember(self, history: ChangeHistory) -> None:
+        self.pin(history.identifier)
+        self.known.learn(history)
+        self._stored[history.identifier] = history.latest.hash
+
+    # -- deny by default
+
+    def listens_beyond(self) -> list[str]:
+        """Listeners that other machines reach."""
+        return self.listeners.beyond()
+
+    def ways_out(self) -> list[str]:
+        """What leaves this machine: over each of them somebody else can reach our outlets."""
+        routes = [entry.spec["to"] for entry in self.inlets.entries.values()]
+        routes += [entry.spec["at"] for entry in self.relays.entries.values()]
+        routes += [entry.spec["to"] for entry in self.channels.entries.values()]
+        away = [route for route in routes if fields.leaves_the_machine(route)]
+        made = [entry.spec["to"] for entry in self.connections.entries.values()]
+        away += [to for to in made if not fields.host_port(to).loopback]
+        return self.listens_beyond() + away
+
+    def refuse_open_outlet(self, name: str) -> None:
+        """Raises ConfigError where an outlet without a policy would be open to other machines."""
+        away = self.ways_out()
+        if away:
+            raise ConfigError(
+                f"the outlet {name} would be open to everybody who comes by {away[0]}",
+                hint="say who may use it: --allow IDENTIFIER",
+            )
+
+    def refuse_open_outlets(self, where: str) -> None:
+        """Raises ConfigError where `where` would open an outlet without a policy."""
+        names = self.outlets.open_to_all()
+        if names:
+            raise ConfigError(
+                f"the outlet {names[0]} has no policy: everybody who comes by {where} could use it",
+                hint="delete it and create it again with --allow IDENTIFIER",
+            )
+
+    def refuse_open_outlets_beside(self, route: str) -> None:
+        if fields.leaves_the_machine(route):
+            self.refuse_open_outlets(route)
+
+    # -- connections of the moment
+
+    async def reach(self, to: str, authorized: list[str], timeout: float) -> Connection:
+        """A connection for a command. Raises what Connector.connect() raises."""
+        named = [fields.identifier(text) for text in authorized]
+
+        def trust_for(position: int, count: int) -> Trust:
+            return _one_of(named) if named and position + 1 == count else everyone
+
+        return await self.connector.connect(
+            Multiaddr.parse(to), trust_for=trust_for, timeout=timeout
+        )
+
+    async def send(self, to: str, payload: bytes, authorized: list[str], timeout: float) -> bytes:
+        """One message and its answer."""
+        connection = await self.reach(to, authorized, timeout)
+        try:
+            answer = await self.router.request(
+                connection.route, payload, timeout=timeout, peer_flow=connection.flow
+            )
+            return bytes(answer.payload)
+        finally:
+            connection.close("the answer has come")
+
+    # -- what there is
+
+    async def show(self) -> Spec:
+        """NodeResources, as stock shows them, and a little more."""
+        record = await self.store.call(Store.node, self.name)
+        listening = list(self.listeners.entries)
+        route = {"short": f"/node/{self.name}"}
+        if listening:
+            port = fields.host_port(self.own_listener or listening[0]).port
+            route["verbose"] = f"/dnsaddr/localhost/tcp/{port}"
+        listeners = [
+            {"address": _raw(name), "flow_control_id": name, "is_key_exchange_only": False}
+            for name in self.channel_listeners.entries
+        ]
+        outlets = [
+            {**shown, "worker_addr": _raw(str(shown["worker_addr"]))}
+            for shown in self.outlets.list()
+        ]
+        return {
+            "name": self.name,
+            "identity_name": self.identity.name,
+            "identifier": str(self.identity.history.identifier),
+            "is_default": record.is_default,
+            "status": "running",
+            "pid": os.getpid(),
+            "route": route,
+            "status_endpoint_address": None,
+            "listening": listening,
+            "transports": self.listeners.list() + self.connections.list(),
+            "secure_channel_listeners": listeners,
+            "inlets": self.inlets.list(),
+            "outlets": outlets,
+            "relays": self.relays.list(),
+            "services": self.list_services(),
+            "vault_signatures": self.signatures,
+        }
+
+    def list_services(self) -> list[Spec]:
+        builtin = [("echo", "echo"), ("uppercase", "uppercase")]
+        builtin += [(address.decode(), "relay") for address in ADDRESSES]
+        builtin += [(name, "secure_channel_listener") for name in self.channel_listeners.entries]
+        shown: list[Spec] = [{"addr": addr, "type": kind} for addr, kind in builtin]
+        return shown + self.services.list()
+
+    def list_workers(self) -> list[Spec]:
+        return [{"addr": address.decode(errors="replace")} for address in self.router.addresses()]
+
+
+def _one_of(named: list[Identifier]) -> Trust:
+    def trust(peer: Identifier) -> bool:
+        if peer not in named:
+            raise TrustError(
+                f"{peer} answered, which is not authorized", hint="check the route and --authorized"
+            )
+        return True
+
+    return trust
+
+
+def _raw(address: str) -> Spec:
+    """An address in the form that stock leaks."""
+    return {"tt": 0, "inner": list(address.encode())}

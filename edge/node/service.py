@@ -1,0 +1,209 @@
+"""The process of a node: its lock, its loop, signals, what systemd is told, memory, and its end.
+
+`python -m edge.node.service --home H --name N [--ready-fd FD]` is how the command line starts one in
+the background. On the descriptor goes one line of JSON: {"ready": true, "pid": ...}, or the error.
+
+uvloop is a choice of this file, and this is the only file that imports systemd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError
+from edge.node import logs
+from edge.node.control import Control, open_socket
+from edge.node.home import Home, Lock
+from edge.node.node import Node
+from vault_backends.vault import VaultError
+
+log = logging.getLogger("edge.service")
+
+FAILED = 70
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
+"""Names of mallopt(3)."""
+MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20), (TOP_PAD, 1 << 20))
+"""So that glibc does not give every record's block back to the kernel and ask for it again."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_node(
+    home: Home,
+    name: str,
+    *,
+    foreground: bool = False,
+    ready_fd: int | None = None,
+    level: str = "info",
+    ask: Callable[[str], str | None] | None = None,
+    exit_on_eof: bool = False,
+) -> int:
+    """Be the node `name` until a signal or a request ends it; returns the exit code.
+
+    In the foreground, without a `ready_fd`, errors of the start are raised.
+    """
+    try:
+        home.prepare()
+        logs.set_up(file=None if foreground else home.log(name), level=level)
+        lock = home.take(name)
+    except EdgeError as error:
+        return _not_started(error, ready_fd)
+    try:
+        _save_memory()
+        with _loop() as runner:
+            runner.run(_serve(home, name, lock, ready_fd, ask, exit_on_eof))
+    except (EdgeError, VaultError) as error:
+        log.error("the node %s could not be started: %s", name, error)
+        return _not_started(error, ready_fd)
+    finally:
+        lock.close()
+    return 0
+
+
+async def _serve(
+    home: Home,
+    name: str,
+    lock: Lock,
+    ready_fd: int | None,
+    ask: Callable[[str], str | None] | None,
+    exit_on_eof: bool,
+) -> None:
+    node = Node(home, name, ask=ask)
+    _stop_on_signals(node)
+    await node.start()
+    control = Control(node)
+    path = home.socket(name)
+    try:
+        listener = await open_socket(node, path)
+        lock.write(path)
+        if exit_on_eof:
+            asyncio.get_running_loop().add_reader(0, _read_to_end, node)
+        _say(ready_fd, {"ready": True, "pid": os.getpid()})
+        log.info("the node %s is ready, as %s", name, node.identity.history.identifier)
+        gc.collect()
+        gc.freeze()
+        try:
+            await _stay(node)
+        finally:
+            listener.close()
+    finally:
+        await control.close()
+        await node.close()
+        log.info("the node %s has stopped", name)
+
+
+async def _stay(node: Node) -> None:
+    """Tell systemd that we live, until the node is to stop."""
+    systemd = _Systemd()
+    systemd.say("READY=1", f"STATUS=node {node.name}, {node.identity.history.identifier}")
+    every = systemd.watchdog
+    while not node.stopping.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(node.stopping.wait(), every)
+        if every is not None:
+            systemd.say("WATCHDOG=1")
+    systemd.say("STOPPING=1")
+
+
+class _Systemd:
+    """What is said on $NOTIFY_SOCKET, if there is one."""
+
+    def __init__(self) -> None:
+        self._notify: Callable[[str], Any] | None = None
+        self.watchdog: float | None = None
+        """Seconds between two signs of life: half of what systemd waits."""
+        if os.environ.get("NOTIFY_SOCKET"):
+            import systemd.daemon  # noqa: PLC0415 - only under systemd
+
+            self._notify = systemd.daemon.notify
+            microseconds = os.environ.get("WATCHDOG_USEC", "")
+            if microseconds.isdigit() and int(microseconds):
+                self.watchdog = int(microseconds) / 2_000_000
+
+    def say(self, *lines: str) -> None:
+        if self._notify is not None:
+            self._notify("\n".join(lines))
+
+
+def _stop_on_signals(node: Node) -> None:
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, node.stopping.set)
+
+
+def _read_to_end(node: Node) -> None:
+    """Standard input: its end is the node's end."""
+    if not os.read(0, 4096):
+        asyncio.get_running_loop().remove_reader(0)
+        node.stopping.set()
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[asyncio.Runner]:
+    """A loop: that of uvloop where it is installed and wanted."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if os.environ.get("EDGE_LOOP") != "asyncio":
+        with contextlib.suppress(ImportError):
+            import uvloop  # noqa: PLC0415 - only here
+
+            factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield runner
+
+
+def _save_memory() -> None:
+    """Under any way of starting, which environment variables are not."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for name, value in MEMORY:
+            libc.mallopt(name, value)
+
+
+def _say(fd: int | None, line: dict[str, Any]) -> None:
+    if fd is not None:
+        with contextlib.suppress(OSError):
+            os.write(fd, json.dumps(line).encode() + b"\n")
+            os.close(fd)
+
+
+def _not_started(error: EdgeError | VaultError, ready_fd: int | None) -> int:
+    if ready_fd is None:
+        raise error
+    _say(ready_fd, {"error": str(error), "hint": error.hint, "exit_code": error.exit_code})
+    return FAILED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="edge.node.service")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("--log-level", default=os.environ.get("OCKAM_LOG_LEVEL", "info"))
+    given = parser.parse_args(arguments)
+    try:
+        return run_node(
+            Home(given.home),
+            given.name,
+            foreground=given.foreground,
+            ready_fd=given.ready_fd,
+            level=given.log_level,
+        )
+    except (EdgeError, VaultError) as error:
+        print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Way: opens the connection of an inlet or a relay, and knows whom it may meet there.
+
+Who is named is accepted and nobody else. Where nobody is named the first identity met is pinned, as ssh
+does: in memory at once, and on the disk before anything is sent through the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from edge.channel.trust import Trust
+from edge.errors import ConfigError, EdgeError, TrustError
+from edge.identity.history import Identifier
+from edge.node.store import Store
+from edge.routing.connection import Connection
+from edge.routing.session import Session
+from edge.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from edge.node.node import Node
+
+LOOK = 0.05
+"""Seconds between two looks at a session that is to come up."""
+
+
+class Way:
+    """To one place, for one resource."""
+
+    def __init__(
+        self,
+        node: Node,
+        resource: str,
+        to: str,
+        *,
+        authorized: str | None,
+        hub_authorized: str | None = None,
+        pins: dict[int, str],
+    ) -> None:
+        """`resource` is kind/name. `authorized` is for the last channel, `hub_authorized` for those
+        before it; `pins` is what was met before."""
+        self.refusal: EdgeError | None = None
+        """Why the last attempt failed, where another one would not help."""
+        self._node, self._resource = node, resource
+        self._to = Multiaddr.parse(to)
+        self._named = tuple(
+            None if text is None else Identifier.parse(text)
+            for text in (hub_authorized, authorized)
+        )
+        self._pins = {position: Identifier.parse(text) for position, text in pins.items()}
+        self._stored = dict(self._pins)
+        node.pin(*self._pins.values(), *(one for one in self._named if one is not None))
+
+    async def __call__(self) -> Connection:
+        try:
+            connection = await self._node.connector.connect(self._to, trust_for=self._trust_for)
+        except EdgeError as error:
+            self.refusal = error if isinstance(error, TrustError | ConfigError) else None
+            raise
+        finally:
+            self._store()
+        self.refusal = None
+        try:
+            await self._node.store.settled()
+        except BaseException:
+            connection.close("the connection was not wanted any more")
+            raise
+        return connection
+
+    async def first(self, session: Session, patience: float) -> None:
+        """Wait until the session is up, `patience` seconds long; raise what makes that hopeless."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while not session.up and loop.time() < until:
+            if self.refusal is not None:
+                raise self.refusal
+            await session.wait_up(min(LOOK, until - loop.time()))
+
+    def _trust_for(self, position: int, count: int) -> Trust:
+        last = position + 1 == count
+        named = self._named[last]
+
+        def trust(peer: Identifier) -> bool:
+            if named is None:
+                self._meet(position, peer)
+            elif peer != named:
+                raise TrustError(
+                    f"{self._resource}: {peer} answered, where only {named} is authorized",
+                    hint="check the route; or name the other identity with "
+                    + ("--authorized" if last else "--hub-authorized"),
+                )
+            return True
+
+        return trust
+
+    def _meet(self, position: int, peer: Identifier) -> None:
+        """Pin the first one, and refuse any other."""
+        pinned = self._pins.setdefault(position, peer)
+        if pinned != peer:
+            raise TrustError(
+                f"{self._resource}: {peer} answered, but it was {pinned} the first time",
+                hint="somebody is in between, or that identity was made anew; in the second case "
+                "delete this and create it again, or name the identity with --authorized",
+            )
+        self._node.pin(peer)
+
+    def _store(self) -> None:
+        fresh = {p: str(i) for p, i in self._pins.items() if p not in self._stored}
+        if fresh:
+            self._stored = dict(self._pins)
+            node = self._node
+            node.store.later(Store.add_pins, node.name, self._resource, fresh)
