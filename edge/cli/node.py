@@ -1,0 +1,303 @@
+"""`node`: the process that everything runs in."""
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.cli import client, local
+from edge.cli.arguments import NODE, Address, HostPort, Name
+from edge.cli.main import Noun
+from edge.cli.output import ABSENT, Result, confirm, done, lines, listing, note, settings
+from edge.cli.resource import all_option, unnamed, yes_option
+from edge.errors import ConfigError, EdgeError, NetworkError
+
+if TYPE_CHECKING:
+    from edge.node.store import NodeRecord, Store
+
+NONE = "there is no node"
+RESOURCES = ("transports", "secure_channel_listeners", "inlets", "outlets", "relays", "services")
+
+
+@click.group("node", cls=Noun)
+def node() -> None:
+    """Nodes: the processes that everything runs in."""
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+@click.option("--identity", type=Name("identity"), help="Who the node is; made if it is missing.")
+@click.option(
+    "-t", "--tcp-listener-address", "listener", type=Address(), default="127.0.0.1:0",
+    help="Where it accepts TCP connections.",
+)  # fmt: skip
+@click.option("--no-tcp-listener", is_flag=True, help="It accepts TCP connections nowhere.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay attached until the node ends.")
+@click.option(
+    "-e", "--exit-on-eof", is_flag=True, help="End with standard input; needs --foreground."
+)
+def create(
+    name: str | None,
+    identity: str | None,
+    listener: HostPort,
+    no_tcp_listener: bool,
+    foreground: bool,
+    exit_on_eof: bool,
+) -> Result:
+    """Make a node and start it."""
+    if exit_on_eof and not foreground:
+        raise click.UsageError("--exit-on-eof needs --foreground")
+    name = name or f"node-{os.urandom(4).hex()}"
+    made = _recorded(name, identity, None if no_tcp_listener else str(listener))
+    try:
+        _started(name, foreground=foreground, exit_on_eof=exit_on_eof)
+    except (EdgeError, OSError, KeyboardInterrupt):
+        _forget(name, made)
+        raise
+    return _running(name, machine=name)
+
+
+def _recorded(name: str, identity: str | None, listener: str | None) -> str | None:
+    """Write the node down, and an identity where it is missing; the name of one made here."""
+    with local.store() as store:
+        if any(record.name == name for record in store.nodes()):
+            _taken(name)
+        wanted, made = _identity(store, identity)
+        try:
+            store.add_node(name, identity=wanted, listener=listener)
+        except ConfigError:
+            _drop_identity(store, made)
+            raise
+    return made
+
+
+def _taken(name: str) -> None:
+    raise ConfigError(
+        f"a node named {name} exists already",
+        hint=f"start it: ockam-edge node start {name}; or delete it: ockam-edge node delete {name}",
+    )
+
+
+def _identity(store: "Store", wanted: str | None) -> tuple[str, str | None]:
+    """The name of the node's identity, and again if it was made here."""
+    known = [record.name for record in store.identities()]
+    default = store.default_identity()
+    if wanted is None and default is not None:
+        return default.name, None
+    name = wanted or "default"
+    if name in known:
+        return name, None
+    from edge.node.clock import Clock  # noqa: PLC0415
+    from edge.node.identities import create_identity  # noqa: PLC0415
+
+    now = Clock(floor=store.time_floor()).now()
+    made = create_identity(store, local.home(), name, now=now, ask=local.ask)
+    note(f"identity {made.name} was made: {made.identifier}")
+    return made.name, made.name
+
+
+def _drop_identity(store: "Store", name: str | None) -> None:
+    if name is not None:
+        from edge.node.identities import delete_identity  # noqa: PLC0415
+
+        delete_identity(store, local.home(), name, ask=local.ask)
+
+
+def _forget(name: str, identity: str | None = None) -> None:
+    """Remove a node, its files, and an identity that was made for it."""
+    home = local.home()
+    with local.store() as store:
+        store.remove_node(name)
+        _drop_identity(store, identity)
+    for path in (home.log(name), home.lock(name), home.socket(name)):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _started(name: str, *, foreground: bool, exit_on_eof: bool = False) -> None:
+    """Start it in the background; or be it, and leave with its exit code."""
+    from edge.cli import spawn  # noqa: PLC0415  (subprocess, select)
+
+    if not foreground:
+        return spawn.background(local.home(), name)
+    status = spawn.foreground(local.home(), name, ask=local.ask, exit_on_eof=exit_on_eof)
+    raise click.exceptions.Exit(status)
+
+
+def _running(name: str, machine: str | None) -> Result:
+    """The result of a start. Without a machine form JSON is printed, else only when asked for."""
+    wanted = settings()
+    asked = machine is None or wanted.json or wanted.compact
+    text = done(f"node {name} runs") + f"\n    see it: ockam-edge node show {name}"
+    return Result(text=text, machine=machine, json=_resources(name) if asked else ABSENT)
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+@click.option("-f", "--foreground", is_flag=True, help="Stay attached until the node ends.")
+def start(name: str | None, foreground: bool) -> Result:
+    """Start a node again, with everything it had."""
+    name = client.node_name(name)
+    found = local.home().running(name)
+    if found is not None:
+        raise ConfigError(
+            f"node {name} runs already, as process {found.pid}",
+            hint=f"see it: ockam-edge node show {name}",
+        )
+    _started(name, foreground=foreground)
+    return _running(name, machine=None)
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+@click.option("-f", "--force", is_flag=True, help="Kill it.")
+@all_option
+def stop(name: str | None, force: bool, all_: bool) -> Result:
+    """Stop a node; it keeps what it has."""
+    from edge.cli import spawn  # noqa: PLC0415
+
+    names = _all() if all_ else [client.node_name(name)]
+    said = []
+    for one in names:
+        stopped = spawn.stop(local.home(), one, force=force)
+        with local.store() as store:
+            store.set_wanted(one, "stopped")
+        said.append(done(f"node {one} " + ("was stopped" if stopped else "did not run")))
+    return Result(text="\n".join(said))
+
+
+def _all() -> list[str]:
+    with local.store() as store:
+        return [record.name for record in store.nodes()]
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+@all_option
+@yes_option
+@click.option("-f", "--force", is_flag=True, help="Kill it.")
+def delete(name: str | None, all_: bool, yes: bool, force: bool) -> Result | None:
+    """Stop a node and forget it, with everything it has."""
+    from edge.cli import spawn  # noqa: PLC0415
+
+    known = _all()
+    if not known:
+        return Result(json=[])
+    names = known if all_ else [client.node_name(name)] if name else []
+    if not names:
+        unnamed("a node")
+        return None
+    confirm(f"Delete node {', '.join(names)} and everything it has?", yes=yes)
+    for one in names:
+        spawn.stop(local.home(), one, force=force)
+        _forget(one)
+    text = "\n".join(done(f"node {one} is deleted") for one in names)
+    items = [{"name": one} for one in names]
+    return Result(text=text, machine="\n".join(names), json=items[0] if len(items) == 1 else items)
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+def default(name: str | None) -> Result:
+    """Show the default node, or make NAME the default."""
+    if name:
+        with local.store() as store:
+            store.make_default_node(name)
+        return Result(text=done(f"{name} is the default node"), machine=name)
+    return Result(text=client.node_name(None))
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+def logs(name: str | None) -> Result:
+    """The path of a node's log."""
+    path = str(local.home().log(client.node_name(name)))
+    return Result(text=path, machine=path, json={"path": path})
+
+
+@node.command("list")
+def list_() -> Result:
+    """All nodes."""
+    with local.store() as store:
+        items = [_item(record) for record in store.nodes()]
+    return listing(items, _line, NONE)
+
+
+def _item(record: "NodeRecord") -> dict[str, Any]:
+    found = local.home().running(record.name)
+    status: dict[str, Any] = {"status": "stopped"} if found is None else {
+        "status": "running", "pid": found.pid,
+    }  # fmt: skip
+    return {
+        "node_name": record.name,
+        "status": status,
+        "pid": found and found.pid,
+        "is_default": record.is_default,
+    }
+
+
+def _line(item: dict[str, Any]) -> str:
+    state = f"UP, process {item['pid']}" if item["pid"] else "DOWN"
+    return f"{item['node_name']}: {state}{' (default)' if item['is_default'] else ''}"
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+def show(name: str | None) -> Result:
+    """One node: whether it runs, and what it has."""
+    if not _all():
+        return Result(text=f"    {NONE}", json=[])
+    found = _resources(client.node_name(name))
+    return Result(text=_block(found), json=found)
+
+
+def _resources(name: str) -> dict[str, Any]:
+    """What a node says of itself; for one that is stopped or silent, what the store says of it."""
+    running = local.home().running(name)
+    if running is None:
+        return _stored(name, {"status": "stopped"})
+    try:
+        said: dict[str, Any] = client.Client(name, running.socket, timeout=5.0).get("/node")
+    except NetworkError:
+        return _stored(name, {"status": "zombie", "pid": running.pid})
+    return said
+
+
+def _stored(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    with local.store() as store:
+        record = store.node(name)
+    return {
+        "name": name,
+        "identity_name": record.identity,
+        "is_default": record.is_default,
+        **state,
+        "route": {"short": f"/node/{name}"},
+        "status_endpoint_address": None,
+        **{kind: [] for kind in RESOURCES},
+    }
+
+
+def _block(found: dict[str, Any]) -> str:
+    pid = f", process {found['pid']}" if found.get("pid") else ""
+    text = lines(
+        {
+            "Node": found["name"],
+            "Status": f"{found['status']}{pid}",
+            "Identity": f"{found['identity_name']} {found.get('identifier', '')}".strip(),
+            "Route": found["route"]["short"],
+            "Address": found["route"].get("verbose"),
+        }
+    )
+    for kind in RESOURCES:
+        items = found.get(kind) or []
+        if items:
+            text += f"\n    {kind.replace('_', ' ').capitalize()}:"
+            text += "".join(f"\n      {_one(item)}" for item in items)
+    return text
+
+
+def _one(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    return ", ".join(f"{key} {value}" for key, value in item.items() if value not in (None, "", []))
