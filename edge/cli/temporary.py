@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.channel.handshake import Presentation
-from edge.channel.trust import Trust, everyone, only
-from edge.errors import StateError
+from edge.channel.trust import Trust, everyone
+from edge.errors import StateError, TrustError
 from edge.identity.history import Identifier
 from edge.identity.known import Known
 from edge.keyring import Keyring, present
@@ -66,8 +66,7 @@ async def _send(
         return shown
 
     def trust_for(position: int, count: int) -> Trust:
-        last = position + 1 == count
-        return only(Identifier.parse(authorized)) if authorized and last else everyone
+        return _only(authorized) if authorized and position + 1 == count else everyone
 
     router = Router()
     connector = Connector(
@@ -87,3 +86,16 @@ async def _send(
         return bytes(answer.payload)
     finally:
         connection.close()
+
+
+def _only(authorized: str) -> Trust:
+    named = Identifier.parse(authorized)
+
+    def trust(peer: Identifier) -> bool:
+        if peer != named:
+            raise TrustError(
+                f"{peer} answered, where only {named} is authorized", hint="check the route"
+            )
+        return True
+
+    return trust
