@@ -127,11 +127,14 @@ class Flow:
         """On our way out: nobody may address us any more."""
         for flow in self._known_by:
             flow.reach.discard(self.address)
+            flow._known_by.discard(self)
         self._known_by.clear()
 
 
 def introduce(one: Flow, other: Flow) -> None:
     """Let two flows address each other directly, as a relay does (03 §3.4)."""
+    if one is other:
+        return
     one.reach.add(other.address)
     other._known_by.add(one)
     other.reach.add(one.address)

@@ -77,13 +77,15 @@ class Router:
     def reply(self, message: Message, back: Route, payload: Buffer) -> None:
         """Answer along the return route of `message`.
 
-        The first hop there is the flow it came in on, put there by the flow itself. The flow stays
+        The first hop there was put there by ourselves: the flow it came in on, or a hop in between,
+        which may go where the message came from. To the flow the answer goes with that flow still
         attached, so that whoever makes us answer faster than it reads is read no further.
         """
         first = message.back.first
         hop = self.at(first.value) if first is not None and not first.kind else None
         if hop is not None:
-            hop.deliver(Message(message.back, back, payload, message.flow))
+            flow = message.flow if isinstance(hop, Flow) else None
+            hop.deliver(Message(message.back, back, payload, flow))
 
     def path(self, route: Route) -> tuple[Path, Route]:
         """The way out at the front of `route`, and the rest of it.
