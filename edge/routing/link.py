@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable, Container
 from typing import NamedTuple, cast
 
@@ -32,10 +33,12 @@ HIGH, LOW = 64 * 1024, 0
 """Bytes queued behind a full kernel buffer: where the gate shuts and where it opens again."""
 GREETING = 5.0
 """Seconds that a peer has for its version byte, as an Elixir node gives (01 §1.1)."""
-STARTED = 10.0
-"""Seconds that a started frame may take."""
+STARTED, SLOWEST = 10.0, 1024
+"""Seconds that a started frame may take, and one more for so many bytes of it."""
 STALLED = 30.0
 """Seconds after which a link whose kernel takes nothing is closed."""
+SWEEP = 1.0
+"""Seconds between two looks at the links of a listener."""
 
 
 class Limits(NamedTuple):
@@ -66,6 +69,7 @@ class Link(asyncio.BufferedProtocol, Flow):
         self.remote = ""
         self.greeted = False
         self.started: float | None = None
+        self._started_with = 0
         self.received = self.sent = self.dropped = 0
         self._router = router
         self._frames = Frames()
@@ -132,27 +136,39 @@ class Link(asyncio.BufferedProtocol, Flow):
                     log.debug("link %s: a message was dropped: %s", self.remote, error)
                 except Exception:
                     log.exception("link %s: a bug below a frame", self.remote)
+                if self.closed:
+                    return
         except DecodeError as error:
             self.close(f"the peer sent what is no frame: {error}")
             return
         if not self.greeted:
             self.greeted = True
             self._greeting.cancel()
-        if self._frames.pending:
-            self.started = self.started or self.seen
-        else:
+        if not self._frames.pending:
             self.started = None
+        elif self.started is None:
+            self.started, self._started_with = self.seen, self.received
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(f"the connection to {self.remote or 'the peer'} was lost")
+        if self._stall is not None:
+            self._stall.cancel()
 
     def pause_writing(self) -> None:
         self._full = True
-        self._stall = self._loop.call_later(STALLED, self.close, "the peer takes nothing any more")
+        self._watch(None)
         self.gate.shut()
+
+    def _watch(self, before: int | None) -> None:
+        """End a link that has taken nothing since the last look."""
+        taken = self.sent - self._transport.get_write_buffer_size()
+        if taken == before:
+            self.abort("the peer takes nothing any more")
+        else:
+            self._stall = self._loop.call_later(STALLED, self._watch, taken)
 
     def resume_writing(self) -> None:
         self._full = False
@@ -203,10 +219,12 @@ class Link(asyncio.BufferedProtocol, Flow):
             transport.write(b"".join(pieces)[done:])
 
     def close(self, reason: str = "closed") -> None:
-        """Close the connection; what was sent before still leaves."""
+        """Close the connection; what was sent before still leaves, if the peer takes it in time."""
         if not self.closed:
             self._end(reason)
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._stall = self._loop.call_later(STALLED, self._transport.abort)
 
     def abort(self, reason: str) -> None:
         """Close the connection at once, without waiting for a peer that takes nothing."""
@@ -216,8 +234,10 @@ class Link(asyncio.BufferedProtocol, Flow):
 
     def overdue(self, now: float, limits: Limits) -> str | None:
         """Why this link should go, if it should."""
-        if self.started is not None and now - self.started > STARTED and not self.held:
-            return "a frame was started and not finished"
+        if self.started is not None and not self.held:
+            allowed = STARTED + (self.received - self._started_with) / SLOWEST
+            if now - self.started > allowed:
+                return "a frame was started and not finished"
         if now - self.seen > limits.idle and not self.held:
             return "idle"
         return None
@@ -296,7 +316,7 @@ class LinkListener:
                 break
             total -= link.unfinished
             link.abort("too many unfinished frames")
-        self._sweeping = loop.call_later(1.0, self._sweep)
+        self._sweeping = loop.call_later(SWEEP, self._sweep)
 
 
 class _Refuse(asyncio.Protocol):
@@ -357,18 +377,29 @@ def _bound(host: str, port: int) -> socket.socket:
 async def listen_unix(
     router: Router, path: str, *, reach: Container[bytes], mode: int = 0o600
 ) -> LinkListener:
-    """Listen at a unix socket, which replaces whatever is at `path`. Raises NetworkError."""
+    """Listen at a unix socket, which replaces an older one at `path`. Raises NetworkError."""
     listener = LinkListener(Limits(links=64))
     loop = asyncio.get_running_loop()
-    before = os.umask(0o777 & ~mode)
-    try:
-        server = await loop.create_unix_server(lambda: listener.accept(router, reach), path)
-    except OSError as error:
-        raise NetworkError(f"cannot listen at {path}: {error.strerror}") from None
-    finally:
-        os.umask(before)
+    sock = _bound_unix(path, mode)
+    server = await loop.create_unix_server(lambda: listener.accept(router, reach), sock=sock)
     listener.start(server)
     return listener
+
+
+def _bound_unix(path: str, mode: int) -> socket.socket:
+    """A bound socket, never open to more than `mode` says. Raises NetworkError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)
+    try:
+        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)
+        sock.bind(path)
+    except OSError as error:
+        sock.close()
+        raise NetworkError(f"cannot listen at {path}: {error.strerror or error}") from None
+    finally:
+        os.umask(before)
+    return sock
 
 
 async def connect(
@@ -378,12 +409,13 @@ async def connect(
     loop = asyncio.get_running_loop()
     where = f"{host}:{port}"
     try:
-        transport, link = await asyncio.wait_for(
-            loop.create_connection(lambda: Link(router, reach=reach), host, port), timeout
-        )
+        async with asyncio.timeout(timeout):
+            transport, link = await loop.create_connection(
+                lambda: Link(router, reach=reach), host, port
+            )
     except TimeoutError:
         raise NetworkError(f"{where} did not answer within {timeout:g} s") from None
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         raise NetworkError(
             f"the name {host} cannot be resolved", hint="check name and DNS"
         ) from None
@@ -392,6 +424,8 @@ async def connect(
         raise NetworkError(
             f"cannot connect to {where}: {text}", hint="is a node listening there?"
         ) from None
+    if link.closed:
+        raise NetworkError(f"{where} closed the connection at once", hint="it may be too busy")
     _tune(transport.get_extra_info("socket"), 10, 5, 2)
     return link
 
