@@ -403,8 +403,15 @@ async def until(condition: Callable[[], object], timeout: float = PATIENCE) -> N
     """Wait until `condition` holds."""
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, f"never: {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < end, f"never: {_source(condition)}"
         await asyncio.sleep(0.005)
+
+
+def _source(condition: Callable[[], object]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except TypeError:
+        return repr(condition)
 
 
 async def read_all(reader: asyncio.StreamReader, timeout: float = PATIENCE) -> bytes | None:

@@ -117,7 +117,8 @@ class Router:
             flow.reach.add(address)
         try:
             self.send(onward, Route.of(address), payload)
-            return await asyncio.wait_for(once.answer, timeout)
+            async with asyncio.timeout(timeout):
+                return await once.answer
         except TimeoutError:
             raise NetworkError(
                 f"no answer from {onward.last} within {timeout:g} s",

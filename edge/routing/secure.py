@@ -218,9 +218,9 @@ class SecureChannel(Flow):
 
     def _came_by(self, flow: Flow | None) -> None:
         """Records come in by another flow now: stay one depth below it, buffers are per depth."""
-        self._source = flow
         if flow is not None and flow.depth >= self.depth:
             self.depth = _depth(flow.depth + 1)
+        self._source = flow
 
     def _follow(self, back: Route, wire: Buffer) -> None:
         """The initiator may have moved to another path: answer where its newest record came from."""
@@ -242,10 +242,10 @@ class SecureChannel(Flow):
         """Send along `route` from now on. Raises NetworkError where its first hop is gone."""
         path, rest = self._router.path(route)
         if path is not self._path:
+            self.depth = _depth(path.depth + 1)
             if self._path is not None:
                 self._path.gate.leave(self)
             self._path = path
-            self.depth = _depth(path.depth + 1)
             if path.gate.open:
                 self.gate.release()
             path.gate.join(self)
@@ -316,7 +316,10 @@ async def open_channel(
     attempt = _Opening(router, route, presentation, trust, known, reach, learned, now)
     attempt.allow_future = allow_future
     try:
-        return await asyncio.wait_for(attempt.channel, timeout)
+        async with asyncio.timeout(timeout):
+            channel = await attempt.channel
+            attempt.claimed = True
+            return channel
     except TimeoutError:
         raise NetworkError(
             f"no secure channel with {route.last} within {timeout:g} s",
@@ -340,7 +343,7 @@ class _Opening:
         learned: Learned,
         now: Callable[[], int],
     ) -> None:
-        self.allow_future = False
+        self.allow_future = self.claimed = False
         self._router, self._known, self._reach = router, known, reach
         self._learned, self._now = learned, now
         self._initiator = Initiator(presentation, trust, known, urandom(32))
@@ -348,6 +351,7 @@ class _Opening:
         self.channel: asyncio.Future[SecureChannel] = self._loop.create_future()
         self._address = router.fresh()
         self._path, rest = router.path(route)
+        _depth(self._path.depth + 1)
         self._head = rest.encoded + Route.of(self._address).encoded
         self._first = self._initiator.first()
         self._decryptor = _Decryptor(self._second)
@@ -376,8 +380,13 @@ class _Opening:
         self._path.gate.leave(self)
         if not self.channel.done() or self.channel.cancelled() or self.channel.exception():
             self._router.remove(self._address)
-            if isinstance(self._path, Flow):
-                self._path.reach.discard(self._address)
+            self._unreachable()
+        elif not self.claimed:
+            self.channel.result().close("nobody waits for it any more")
+
+    def _unreachable(self, channel: SecureChannel | None = None) -> None:
+        if isinstance(self._path, Flow):
+            self._path.reach.discard(self._address)
 
     def _send_first(self) -> None:
         self._path.send(self._head, self._first)
@@ -401,20 +410,25 @@ class _Opening:
         established = self._initiator.established
         assert established is not None
         self._learned(established.peer)
-        path, rest = self._router.path(message.back)
-        path.send(rest.encoded + Route.of(self._address).encoded, third)
-        channel = SecureChannel(
-            self._router,
-            established,
-            decryptor=self._address,
-            encryptor=self._router.fresh(),
-            route=message.back,
-            follows=False,
-            parent=self._reach,
-            known=self._known,
-            learned=self._learned,
-            source=message.flow,
-        )
+        try:
+            path, rest = self._router.path(message.back)
+            path.send(rest.encoded + Route.of(self._address).encoded, third)
+            channel = SecureChannel(
+                self._router,
+                established,
+                decryptor=self._address,
+                encryptor=self._router.fresh(),
+                route=message.back,
+                follows=False,
+                parent=self._reach,
+                known=self._known,
+                learned=self._learned,
+                source=message.flow,
+                ended=self._unreachable,
+            )
+        except EdgeError as error:
+            self.channel.set_exception(error)
+            return
         self._decryptor.step = channel.record
         self._router.add(channel.address, channel)
         self.channel.set_result(channel)
@@ -543,19 +557,25 @@ class _Answering:
             return
         listener._learned(established.peer)
         self._done()
-        channel = SecureChannel(
-            self._router,
-            established,
-            decryptor=self._address,
-            encryptor=self._router.fresh(),
-            route=self._route,
-            follows=True,
-            parent=listener._wiring.channels,
-            known=listener._known,
-            learned=listener._learned,
-            source=message.flow,
-            ended=self._ended,
-        )
+        try:
+            channel = SecureChannel(
+                self._router,
+                established,
+                decryptor=self._address,
+                encryptor=self._router.fresh(),
+                route=self._route,
+                follows=True,
+                parent=listener._wiring.channels,
+                known=listener._known,
+                learned=listener._learned,
+                source=message.flow,
+                ended=self._ended,
+            )
+        except EdgeError as error:
+            log.debug("a channel cannot be used: %s", error)
+            self._router.remove(self._address)
+            self._gone()
+            return
         self._decryptor.step = channel.record
         if not channel.closed:
             self._router.add(channel.address, channel)

@@ -69,7 +69,7 @@ class Session:
 
     @property
     def up(self) -> bool:
-        return self.connection is not None
+        return self.connection is not None and not self.connection.closed
 
     def start(self) -> None:
         if self._task is None:
@@ -79,7 +79,8 @@ class Session:
     async def wait_up(self, timeout: float) -> bool:
         """Wait until the thing is established; False when it is not, `timeout` seconds later."""
         try:
-            await asyncio.wait_for(self._up.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._up.wait()
         except TimeoutError:
             return False
         return True
@@ -87,7 +88,8 @@ class Session:
     async def wait_attempt(self, timeout: float) -> bool:
         """Wait for the outcome of the first attempt; whether the thing is up then."""
         try:
-            await asyncio.wait_for(self._attempted.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._attempted.wait()
         except TimeoutError:
             return False
         return self.up
@@ -161,6 +163,7 @@ class Session:
 
     def _gone(self, reason: str) -> None:
         self._reason = reason
+        self._up.clear()
         self._lost.set()
 
     async def _supervise(self, connection: Connection) -> str:
@@ -169,26 +172,27 @@ class Session:
         flow = connection.flow
         heard = loop.time()
         while not connection.closed:
-            if flow is not None:
-                heard = max(heard, flow.seen)
-                link = flow.link
-                if link is not None and link.held:
-                    heard = loop.time()
+            if flow is None:  # a route inside the node
+                await self._lost.wait()
+                break
+            heard = max(heard, flow.seen)
+            link = flow.link
+            if link is not None and link.held:
+                heard = loop.time()
             silent = loop.time() - heard
             if silent >= DEAD:
                 return f"nothing was heard for {DEAD:g} s"
-            if silent >= PING_EVERY - 0.5 or not self._pings:
+            if silent >= PING_EVERY * 0.9 or not self._pings:
                 self._ping(connection)
             try:
-                await asyncio.wait_for(self._lost.wait(), min(PING_EVERY, DEAD - silent))
+                async with asyncio.timeout(min(PING_EVERY, DEAD - silent)):
+                    await self._lost.wait()
             except TimeoutError:
                 continue
             break
         return self._reason
 
     def _ping(self, connection: Connection) -> None:
-        if connection.flow is None:
-            return  # a route inside the node
         payload = cbor.encode(secrets.randbits(64))
         self._pings = dict(list(self._pings.items())[-8:])
         self._pings[payload] = asyncio.get_running_loop().time()

@@ -356,7 +356,7 @@ async def test_a_reset_link_tells_whoever_uses_it(net: Net) -> None:
 def small(link: Link) -> None:
     """As little room in the kernel as it allows."""
     descriptor = socket.socket(fileno=os.dup(link._fd))
-    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 131072)
     descriptor.close()
 
 
