@@ -136,7 +136,7 @@ def best(values: list[float], *, low: bool = False) -> float | None:
     return (min if low else max)(values) if values else None
 
 
-def ratio(mine: list[float], other: list[float] | None) -> str:
+def ratio(mine: list[float], other: list[float]) -> str:
     if not mine or not other:
         return "-"
     return f"{max(mine) / max(other):.2f}"
@@ -164,10 +164,11 @@ def show(results: dict[str, Result], skipped: dict[str, str]) -> str:
         "fwd/stock",
         "back/stock",
     ]
-    ssh = results.get("ssh")
+    nothing = Result()
+    ssh = results.get("ssh", nothing)
     lines = []
     for name, result in results.items():
-        peer = results.get(PEER.get(name, ""))
+        peer = results.get(PEER.get(name, ""), nothing)
         lines.append(
             [
                 name,
@@ -180,10 +181,10 @@ def show(results: dict[str, Result], skipped: dict[str, str]) -> str:
                 sizes(result.rss_idle_mib),
                 sizes(result.rss_after_mib),
                 report.number(best(result.first_byte_ms, low=True), 0),
-                ratio(result.forward_gbit, ssh and ssh.forward_gbit),
-                ratio(result.back_gbit, ssh and ssh.back_gbit),
-                ratio(result.forward_gbit, peer and peer.forward_gbit),
-                ratio(result.back_gbit, peer and peer.back_gbit),
+                ratio(result.forward_gbit, ssh.forward_gbit),
+                ratio(result.back_gbit, ssh.back_gbit),
+                ratio(result.forward_gbit, peer.forward_gbit),
+                ratio(result.back_gbit, peer.back_gbit),
             ]
         )
     text = report.table(head, lines)

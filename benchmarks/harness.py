@@ -1,7 +1,8 @@
 """What a measurement starts and how it ends: processes, folders, free ports, waits with a limit.
 
 The harness is a *subreaper*: whatever it starts, directly or through a command that puts itself into
-the background, stays below it in the process tree and is killed when the harness closes, also on Ctrl-C.
+the background, stays below it in the process tree and is killed when the harness closes, also on
+Ctrl-C.
 """
 
 from __future__ import annotations

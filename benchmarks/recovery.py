@@ -1,7 +1,7 @@
 """`python -m benchmarks.recovery`: the hub is killed again and again; how soon is the tunnel back?
 
-Counted from when the restarted hub accepts a connection until the first byte of an answer has come through
-the tunnel. The outages alternate, so that a slow machine is slow for all of them.
+Counted from when the restarted hub accepts a connection until the first byte of an answer has come
+through the tunnel. The outages alternate, so that a slow machine is slow for all of them.
 """
 
 from __future__ import annotations
