@@ -252,6 +252,7 @@ def test_channel_forms_that_are_accepted(encoded: str) -> None:
     "encoded",
     [
         "",
+        "8282008183",
         "8282008183" + ONWARD + BACK + "4170",
         "8282008183" + ONWARD + BACK + "417060",
         "8282008183" + ONWARD + BACK + "5f4170ff40",
