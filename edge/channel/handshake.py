@@ -46,11 +46,14 @@ class Established(NamedTuple):
     peer: ChangeHistory
     peer_verdict: Verdict
     credentials: tuple[bytes, ...]
+    attested_at: int
+    """When the peer attested its key: proof that it is at least that late."""
 
 
 class _Peer(NamedTuple):
     history: ChangeHistory
     credentials: tuple[bytes, ...]
+    attested_at: int
 
 
 class _End:
@@ -100,12 +103,14 @@ class _End:
         if not self._trust(history.identifier):
             raise TrustError(f"{history.identifier} is not trusted here")
         # 6. Credentials are the caller's affair: a bad one does not close the channel.
-        return _Peer(history, credentials)
+        return _Peer(history, credentials, attestation.created_at)
 
     def _establish(self, seal_key: bytes, open_key: bytes, peer: _Peer) -> None:
         """The last step: keep what was proved and drop the keys of the handshake."""
         verdict = self._known.learn(peer.history)
-        self.established = Established(seal_key, open_key, peer.history, verdict, peer.credentials)
+        self.established = Established(
+            seal_key, open_key, peer.history, verdict, peer.credentials, peer.attested_at
+        )
         self._noise = None
 
 

@@ -164,7 +164,7 @@ class Node:
         self.own_listener = str(bound)
 
     async def close(self) -> None:
-        """Tell the peers, and let go of everything."""
+        """Tell the peers, and let go of everything; the second time nothing happens."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -172,15 +172,18 @@ class Node:
         above = (self.inlets, self.relays, self.outlets, self.channels, self.channel_listeners)
         for shelf in above:
             await shelf.close()
-        if self._relay_service is not None:
-            self._relay_service.close()
+        service, self._relay_service = self._relay_service, None
+        if service is not None:
+            service.close()
         for below in (self.connections, self.listeners, self.services):
             await below.close()
         await asyncio.sleep(FLUSH)
-        if self._presenter is not None:
-            await self._presenter.close()
-        if self._keyring is not None:
-            await self._keyring.close()
+        presenter, self._presenter = self._presenter, None
+        if presenter is not None:
+            await presenter.close()
+        keyring, self._keyring = self._keyring, None
+        if keyring is not None:
+            await keyring.close()
         await self.store.close()
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -241,7 +244,6 @@ class Node:
         identifier = history.identifier
         if identifier not in self.known.pinned:
             return
-        self.clock.proved(history.latest.valid_from)
         if self._stored.get(identifier) != history.latest.hash:
             self._stored[identifier] = history.latest.hash
             self.store.later(Store.keep_peers, [(str(identifier), history.encoded)])

@@ -40,13 +40,12 @@ class StoreThread:
     def later(
         self, method: Callable[Concatenate[Store, P], None], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call a method of the Store, where nobody waits for the outcome. A failure is logged."""
-        assert self._store is not None
+        """Call a method of the Store, where nobody waits for the outcome. A failure is logged;
+        after close() nothing is done."""
         store = self._store
-        try:
-            done = self._thread.submit(lambda: method(store, *args, **kwargs))
-        except RuntimeError:  # the node stops
+        if store is None:
             return
+        done = self._thread.submit(lambda: method(store, *args, **kwargs))
         done.add_done_callback(_report)
 
     async def settled(self) -> None:
@@ -54,8 +53,9 @@ class StoreThread:
         await self._run(lambda: None)
 
     async def close(self) -> None:
-        if self._store is not None:
-            await self._run(self._store.close)
+        store, self._store = self._store, None
+        if store is not None:
+            await self._run(store.close)
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T]) -> T:

@@ -49,6 +49,7 @@ class Way:
         )
         self._pins = {position: Identifier.parse(text) for position, text in pins.items()}
         self._stored = dict(self._pins)
+        self._trusted = {one for one in (*self._named, *self._pins.values()) if one is not None}
         node.pin(*self._pins.values(), *(one for one in self._named if one is not None))
 
     async def __call__(self) -> Connection:
@@ -60,6 +61,7 @@ class Way:
         finally:
             self._store()
         self.refusal = None
+        self._tell_time(connection)
         try:
             await self._node.store.settled()
         except BaseException:
@@ -103,6 +105,12 @@ class Way:
                 "delete this and create it again, or name the identity with --authorized",
             )
         self._node.pin(peer)
+
+    def _tell_time(self, connection: Connection) -> None:
+        """Who was named, or pinned before this run, may raise the time floor; no stranger may."""
+        for channel in connection.channels:
+            if channel.peer in self._trusted:
+                self._node.clock.proved(channel.attested_at)
 
     def _store(self) -> None:
         fresh = {p: str(i) for p, i in self._pins.items() if p not in self._stored}

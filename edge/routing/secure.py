@@ -109,6 +109,7 @@ class SecureChannel(Flow):
         self.peer: Identifier = established.peer.identifier
         self.history = established.peer
         self.credentials = established.credentials
+        self.attested_at = established.attested_at
         self.address = encryptor
         self.decryptor = decryptor
         self.parent = parent
