@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -412,6 +413,14 @@ def _source(condition: Callable[[], object]) -> str:
         return inspect.getsource(condition).strip()
     except TypeError:
         return repr(condition)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset."""
+    sock = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def read_all(reader: asyncio.StreamReader, timeout: float = PATIENCE) -> bytes | None:

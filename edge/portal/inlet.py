@@ -61,6 +61,11 @@ class Inlet:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._client, host, port, backlog=512)
+        except (socket.gaierror, UnicodeError):
+            raise NetworkError(
+                f"cannot listen at {host}: the name cannot be resolved",
+                hint="give an address of this host with --from",
+            ) from None
         except OSError as error:
             raise NetworkError(
                 f"cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}",
@@ -105,7 +110,7 @@ class Inlet:
             portal.end("too many clients", tell=False, abort=True)
             return
         self.portals.add(portal)
-        if self.session.connection is not None:
+        if self.session.connection is not None and self.session.up:
             self._begin(portal, self.session.connection)
         else:
             portal.waiting = asyncio.create_task(self._wait(portal))
@@ -113,8 +118,7 @@ class Inlet:
     async def _wait(self, portal: InletPortal) -> None:
         up = await self.session.wait_up(self._client_wait)
         connection = self.session.connection
-        if portal.closed:
-            return
+        portal.waiting = None
         if not up or connection is None:
             self.refused += 1
             portal.end("the outlet cannot be reached", tell=False, abort=True)
@@ -174,6 +178,8 @@ class InletPortal(Portal):
 
     def end(self, reason: str, *, tell: bool, abort: bool = False) -> None:
         asked = self._pong is not None and not self._open and not self.closed
+        if self.waiting is not None:
+            self.waiting.cancel()
         if self._pong is not None:
             self._pong.cancel()
         super().end(reason, tell=tell, abort=abort)

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edge.errors import DecodeError, EdgeError, NetworkError
+from edge.errors import DecodeError, EdgeError
 from edge.identity.history import Identifier
 from edge.portal.portal import WINDOW, Portal
 from edge.routing.hop import Message
@@ -124,8 +124,9 @@ class Outlet:
     async def _dial(self, portal: OutletPortal, window: int | None) -> None:
         """Connect to the target, then say Pong; only then is anything read from it."""
         try:
-            await asyncio.wait_for(connect(self.target, portal), CONNECT)
-        except (OSError, TimeoutError, NetworkError) as error:
+            async with asyncio.timeout(CONNECT):
+                await connect(self.target, portal)
+        except (OSError, UnicodeError) as error:
             self._unreachable(portal, error)
             return
         if portal.closed:
@@ -134,12 +135,10 @@ class Outlet:
         portal.answer(window)
 
     def _unreachable(self, portal: OutletPortal, error: Exception) -> None:
-        """A stock inlet takes a Disconnect only after a Pong (03 §1.7)."""
         self.failed += 1
         text = f"no answer within {CONNECT:g} s" if isinstance(error, TimeoutError) else str(error)
         self.last_failure = text
         log.warning("outlet %s: cannot connect to %s: %s", self.address.decode(), self.target, text)
-        portal.say(wire.encode_pong(None))
         portal.end("the target cannot be reached", tell=True)
 
 
@@ -162,7 +161,15 @@ class OutletPortal(Portal):
         self.opened(window)
         waiting, self._waiting = self._waiting, []
         for payload in waiting:
-            self.deliver(Message(self.back, self.back, payload, self.flow))
+            if not self.closed:
+                self.deliver(Message(self.back, self.back, payload, self.flow))
+
+    def end(self, reason: str, *, tell: bool, abort: bool = False) -> None:
+        """Before the target has accepted, too: a stock inlet takes a Disconnect only after a Pong
+        (03 §1.7)."""
+        if tell and not self._open and not self.closed:
+            self.say(wire.encode_pong(None))
+        super().end(reason, tell=tell, abort=abort)
 
     def deliver(self, message: Message) -> None:
         if not self._open and not self.closed and message.payload[:1] == b"\x03":
@@ -181,7 +188,7 @@ class OutletPortal(Portal):
 
 
 async def connect(target: Target, portal: Portal) -> None:
-    """Connect `portal` to the target. Raises OSError, or TimeoutError from around it."""
+    """Connect `portal` to the target. Raises OSError, and UnicodeError for what is no name."""
     loop = asyncio.get_running_loop()
     if target.path is not None:
         await loop.create_unix_connection(lambda: portal, target.path)
@@ -190,7 +197,8 @@ async def connect(target: Target, portal: Portal) -> None:
     transport, _ = await loop.create_connection(
         lambda: portal, target.host, target.port, ssl=context
     )
-    tune(transport)
+    if not portal.closed:
+        tune(transport)
 
 
 def tune(transport: asyncio.BaseTransport) -> None:

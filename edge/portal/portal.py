@@ -147,10 +147,11 @@ class Portal(asyncio.BufferedProtocol):
         self._local_end = True
         if self._open:
             self._send_end()
-        return not self.closed
+        return not self.closed and self._fd >= 0  # TLS ends as a whole
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._let_go()
         reason = "the local connection was closed" if exc is None else f"the local side: {exc}"
         self.end(reason, tell=True)
 
@@ -165,8 +166,9 @@ class Portal(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._choked = False
-        self._let_go()
-        self._grant()
+        if not self.closed:
+            self._let_go()
+            self._grant()
 
     # -- the gate
 
@@ -238,6 +240,7 @@ class Portal(asyncio.BufferedProtocol):
                 self._abort()
             else:
                 self._transport.close()
+                self._drain(None)
         self._ended(self, reason)
 
     # -- inside
@@ -272,7 +275,9 @@ class Portal(asyncio.BufferedProtocol):
             self._write(transport, data)
         if self._extended:
             self._owed += size
-            if self._owed >= GRANT:
+            if self._owed > 2 * WINDOW:
+                self.end("the other side ignores the window", tell=True, abort=True)
+            elif self._owed >= GRANT:
                 self._grant()
 
     def _write(self, transport: asyncio.Transport, data: Buffer) -> None:
@@ -304,9 +309,9 @@ class Portal(asyncio.BufferedProtocol):
             self.end("both sides have ended", tell=False)
 
     def _stop(self, why: str) -> None:
-        if not self._stops and self._transport is not None and not self._local_end:
-            self._transport.pause_reading()
         self._stops.add(why)
+        # Also where it should be paused already: uvloop forgets a pause from connection_made.
+        self._reading()
 
     def _go(self, why: str) -> None:
         self._stops.discard(why)
@@ -334,6 +339,16 @@ class Portal(asyncio.BufferedProtocol):
     def _stalled(self) -> None:
         log.warning("a local connection takes nothing for %g s and is cut", STALLED)
         self.end("the local side takes nothing", tell=True, abort=True)
+
+    def _drain(self, before: int | None) -> None:
+        """Closed, with bytes left for the local socket: give up once it takes none of them."""
+        transport = self._transport
+        left = transport.get_write_buffer_size() if transport is not None else 0
+        if transport is not None and left:
+            if left == before:
+                self._abort()
+            else:
+                self._stall = asyncio.get_running_loop().call_later(STALLED, self._drain, left)
 
     def _abort(self) -> None:
         """Close with a reset, so that a cut stream does not look like a complete one."""

@@ -101,7 +101,8 @@ class RelayClient:
         onward = connection.route.appended(Address(0, service))
         self._router.send(onward, Route.of(self.address), bare.encode_string(self._wanted))
         try:
-            self.remote = await asyncio.wait_for(self._confirmed, REGISTRATION)
+            async with asyncio.timeout(REGISTRATION):
+                self.remote = await self._confirmed
         except TimeoutError:
             raise NetworkError(
                 f"the hub did not confirm the relay {self._wanted} within {REGISTRATION:g} s",

@@ -166,7 +166,8 @@ class Link(asyncio.BufferedProtocol, Flow):
         """End a link that has taken nothing since the last look."""
         taken = self.sent - self._transport.get_write_buffer_size()
         if taken == before:
-            self.abort("the peer takes nothing any more")
+            self._end("the peer takes nothing any more")
+            self._transport.abort()
         else:
             self._stall = self._loop.call_later(STALLED, self._watch, taken)
 
@@ -224,7 +225,7 @@ class Link(asyncio.BufferedProtocol, Flow):
             self._end(reason)
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._stall = self._loop.call_later(STALLED, self._transport.abort)
+                self._watch(None)
 
     def abort(self, reason: str) -> None:
         """Close the connection at once, without waiting for a peer that takes nothing."""
