@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Container
 from os import urandom
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from edge.channel.handshake import Established, Initiator, Presentation, Responder
 from edge.channel.record import Opener, Sealer
@@ -49,13 +49,31 @@ HALF_OPEN = 256
 """Responders of a listener that may wait for message 3."""
 HALF_OPEN_TIME = 30.0
 """Seconds that one waits for it, as an Elixir node does (02 §6.7)."""
-HANDSHAKES_PER_SECOND, HANDSHAKES_AT_ONCE = 50.0, 200.0
-"""What the flows of a listener may ask for, each; a handshake costs about a millisecond."""
+
+
+class Budget(NamedTuple):
+    """How many handshakes may be asked for; each costs about a millisecond."""
+
+    at_once: float
+    per_second: float
+
+    def spend(self, buckets: Buckets, key: object, now: float) -> tuple[float, float] | None:
+        """What is left in the bucket of `key` after one more; None where it is empty."""
+        left, when = buckets.get(key, (self.at_once, now))
+        left = min(self.at_once, left + (now - when) * self.per_second)
+        return (left - 1.0, now) if left >= 1.0 else None
+
+
+PER_FLOW = Budget(at_once=200.0, per_second=100.0)
+"""What may come by one link or channel, behind which there may be a relay with many strangers."""
+PER_SENDER = Budget(at_once=50.0, per_second=20.0)
+"""What one of those may ask for. Who it is says the address before the flow, given by the relay."""
 DEEPEST = 8
 """Channels inside one another; each depth costs three buffers."""
 IDLE = 900.0
 """Seconds without a record after which an accepted channel is dropped (02 §7.6)."""
 
+Buckets: TypeAlias = dict[object, tuple[float, float]]
 Present = Callable[[], Presentation]
 Learned = Callable[[ChangeHistory], None]
 
@@ -456,14 +474,14 @@ class ChannelListener:
         self._router, self._present, self._trust = router, present, trust
         self._known, self._wiring, self._learned, self._now = known, wiring, learned, now
         self._waiting: dict[_Answering, None] = {}
-        self._budget: dict[int, tuple[float, float]] = {}
+        self._budget: Buckets = {}
         self._loop = asyncio.get_running_loop()
         router.add(address, self)
         self._sweeping = self._loop.call_later(30.0, self._sweep)
 
     def deliver(self, message: Message) -> None:
         """Begin a handshake, where the sender's budget and ours allow it."""
-        if not self._affordable(message.flow):
+        if not self._affordable(message):
             self.refused += 1
             return
         while len(self._waiting) >= HALF_OPEN:
@@ -481,19 +499,20 @@ class ChannelListener:
         for channel in list(self.channels):
             channel.close("the listener stops")
 
-    def _affordable(self, flow: Flow | None) -> bool:
-        """A token bucket per flow."""
-        now = self._loop.time()
-        left, when = self._budget.get(id(flow), (HANDSHAKES_AT_ONCE, now))
-        left = min(HANDSHAKES_AT_ONCE, left + (now - when) * HANDSHAKES_PER_SECOND)
-        if left < 1.0:
+    def _affordable(self, message: Message) -> bool:
+        """Two token buckets, both or neither: of the flow, and of whoever is behind it."""
+        now, flow = self._loop.time(), id(message.flow)
+        sender = flow, message.back.addresses[1:2]
+        mine = PER_SENDER.spend(self._budget, sender, now)
+        all_ = PER_FLOW.spend(self._budget, flow, now) if mine is not None else None
+        if mine is None or all_ is None:
             return False
-        self._budget[id(flow)] = (left - 1.0, now)
+        self._budget[sender], self._budget[flow] = mine, all_
         return True
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        full = HANDSHAKES_AT_ONCE / HANDSHAKES_PER_SECOND
+        full = max(budget.at_once / budget.per_second for budget in (PER_FLOW, PER_SENDER))
         self._budget = {key: x for key, x in self._budget.items() if now - x[1] < full}
         for channel in list(self.channels):
             if now - channel.seen > IDLE:

@@ -445,8 +445,8 @@ async def test_half_open_handshakes_end_by_themselves(
 async def test_a_flow_has_its_budget_of_handshakes(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secure, "HANDSHAKES_AT_ONCE", 3.0)
-    monkeypatch.setattr(secure, "HANDSHAKES_PER_SECOND", 20.0)
+    monkeypatch.setattr(secure, "PER_FLOW", secure.Budget(at_once=3.0, per_second=20.0))
+    monkeypatch.setattr(secure, "PER_SENDER", secure.Budget(at_once=9.0, per_second=60.0))
     hub, node, link = await pair(net)
     raw = await net.raw(hub.port)
     for _ in range(10):
@@ -461,6 +461,24 @@ async def test_a_flow_has_its_budget_of_handshakes(
     raw.send(Route.of("api"), Route.of("x"), b"no message 1")
     assert await raw.alive()
     assert hub.api.refused == 7
+
+
+@play_both
+async def test_a_stranger_behind_a_relay_does_not_spend_the_budget_of_the_others(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secure, "PER_SENDER", secure.Budget(at_once=5.0, per_second=0.01))
+    hub, gateway, node = await net.hub(), net.node("gateway"), net.node("node")
+    await gateway.relay("gw", hub.at + "/secure/api")
+    raw, link = await net.raw(hub.port), await node.link(hub)
+    first = Initiator(node.presentation, everyone, node.known, os.urandom(32)).first()
+    for _ in range(1000):
+        raw.send(Route.of("forward_to_gw", "api"), Route.of("x"), first)
+    await until(lambda: gateway.api.refused == 995)
+    # At once, before message 1 would be sent again.
+    channel = await node.channel(api(link, "forward_to_gw"), timeout=0.2)
+    assert channel.peer == gateway.identifier
+    assert await echoes(node, channel)
 
 
 @play
