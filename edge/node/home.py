@@ -86,8 +86,9 @@ class Home:
     @property
     def vault_uri(self) -> str:
         """The software vault that is made where none is named."""
-        path = "".join(c if c.isalnum() or c in "/._-~" else _percent(c) for c in str(self.root))
-        return f"software:{path}/vault.sealed"
+        from urllib.parse import quote  # noqa: PLC0415 - seldom needed, and quick commands stay quick
+
+        return f"software:{quote(str(self.root))}/vault.sealed"
 
     def log(self, name: str) -> Path:
         return self.root / "log" / f"{check_name('a node', name)}.log"
@@ -142,10 +143,6 @@ def _read_running(fd: int, otherwise: Path) -> Running:
     lines = os.pread(fd, 4096, 0).decode(errors="replace").split("\n")
     pid = int(lines[0]) if lines[0].isdigit() else 0
     return Running(pid, Path(lines[1]) if len(lines) > 1 and lines[1] else otherwise)
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode())
 
 
 def _folder(path: Path) -> None:

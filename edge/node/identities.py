@@ -125,10 +125,12 @@ def delete_identity(
         store.remove_identity(name)
         return
     with _Opened(store.vault(record.vault).uri, ask, home) as opened:
+        key = Key(Kind(record.kind), record.label)
+        there = _is_there(opened, key)
         store.remove_identity(name)
-        try:
-            opened.delete(Key(Kind(record.kind), record.label))
-        except NotFound:
+        if there:
+            opened.delete(key)
+        else:
             log.warning("the key %s of %s was gone already", record.label, name)
 
 
@@ -220,6 +222,15 @@ def _key(vault: Vault, kind: Kind, label: str, *, adopt: bool) -> tuple[Key, boo
         if there:
             return there[0], False
     return vault.generate(kind, label), True
+
+
+def _is_there(vault: Vault, key: Key) -> bool:
+    """Raises VaultError where the vault does not open."""
+    try:
+        vault.public(key)
+    except NotFound:
+        return False
+    return True
 
 
 def _public(vault: Vault, key: Key) -> PublicKey:

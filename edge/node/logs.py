@@ -7,10 +7,11 @@ rest.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
-from logging.handlers import RotatingFileHandler
+from itertools import pairwise
 from pathlib import Path
 
 from edge.errors import ConfigError
@@ -50,9 +51,32 @@ def _handler(file: Path | None) -> logging.Handler:
     if file is None:
         return logging.StreamHandler(sys.stderr)
     try:
-        return RotatingFileHandler(file, maxBytes=FILE_SIZE, backupCount=FILES, encoding="utf-8")
+        return Rotating(file)
     except OSError as error:
         raise ConfigError(f"cannot write the log {file}: {error.strerror}") from None
+
+
+class Rotating(logging.FileHandler):
+    """A file that becomes FILE.1 when it is full. That of `logging.handlers` costs a node 0.8 MB."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        try:
+            if self.stream is not None and self.stream.tell() >= FILE_SIZE:
+                self.stream.close()
+                self.stream = None  # opened again by the next line
+                self._rotate()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+    def _rotate(self) -> None:
+        names = [self.baseFilename, *(f"{self.baseFilename}.{n + 1}" for n in range(FILES))]
+        for newer, older in reversed(list(pairwise(names))):
+            if os.path.exists(newer):
+                os.replace(newer, older)
 
 
 class Rarely(logging.Filter):

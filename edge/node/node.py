@@ -119,6 +119,8 @@ class Node:
         )
         self._build()
         await self._restore(record)
+        if record.wanted != "running":
+            await self.store.call(Store.set_wanted, self.name, "running")
         self._spawn(self._watch_clock(), "watch the clock")
 
     def _build(self) -> None:

@@ -2,13 +2,13 @@
 
 `python -m edge.node.service --home H --name N [--ready-fd FD]` is how the command line starts one in
 the background. On the descriptor goes one line of JSON: {"ready": true, "pid": ...}, or the error.
+Further options: --foreground, and --log-level LEVEL.
 
 uvloop is a choice of this file, and this is the only file that imports systemd.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import ctypes
@@ -32,6 +32,8 @@ from vault_backends.vault import VaultError
 log = logging.getLogger("edge.service")
 
 FAILED = 70
+MISUSED = 64
+OPTIONS = "[--ready-fd FD] [--foreground] [--log-level LEVEL]"
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
 """Names of mallopt(3)."""
 MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20), (TOP_PAD, 1 << 20))
@@ -185,24 +187,37 @@ def _not_started(error: EdgeError | VaultError, ready_fd: int | None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="edge.node.service")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--ready-fd", type=int)
-    parser.add_argument("--foreground", action="store_true")
-    parser.add_argument("--log-level", default=os.environ.get("OCKAM_LOG_LEVEL", "info"))
-    given = parser.parse_args(arguments)
+    """Options are read by hand: argparse costs a node a megabyte."""
     try:
+        given = _options(sys.argv[1:] if arguments is None else arguments)
+        ready_fd = given.get("ready-fd")
         return run_node(
-            Home(given.home),
-            given.name,
-            foreground=given.foreground,
-            ready_fd=given.ready_fd,
-            level=given.log_level,
+            Home(Path(given["home"])),
+            given["name"],
+            foreground="foreground" in given,
+            ready_fd=None if ready_fd is None else int(ready_fd),
+            level=given.get("log-level") or os.environ.get("OCKAM_LOG_LEVEL", "info"),
         )
     except (EdgeError, VaultError) as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return FAILED
+    except (KeyError, ValueError):
+        print(f"usage: --home H --name N {OPTIONS}", file=sys.stderr)
+        return MISUSED
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    """Pairs of --name and value, and the flag. Raises ValueError."""
+    rest, given = iter(arguments), {}
+    for option in rest:
+        name = option.removeprefix("--")
+        if name == "foreground":
+            given[name] = ""
+        elif name in ("home", "name", "ready-fd", "log-level"):
+            given[name] = next(rest, "")
+        else:
+            raise ValueError(option)
+    return given
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from edge.node.access import named, reader
 from edge.node.home import Home
 from edge.node.node import Node
 from edge.node.store import Store, Taken, Unknown
-
 from tests.node.world import address, eventually, make_node, port_of, run, running, talk, target
 
 
@@ -174,6 +173,10 @@ def test_names_and_ports_in_use(tmp_path: Path) -> None:
     run(test, tmp_path)
 
 
+async def addresses_are(node: Node, count: int) -> None:
+    await eventually(lambda: len(node.router.addresses()) == count)
+
+
 def test_a_store_that_fails_leaves_no_thing(tmp_path: Path) -> None:
     async def test(home: Home) -> None:
         make_node(home, "n")
@@ -193,7 +196,7 @@ def test_a_store_that_fails_leaves_no_thing(tmp_path: Path) -> None:
                 with pytest.raises(ConfigError, match="database"):
                     await shelf.create(body)
                 assert len(shelf.entries) == before
-                await eventually(lambda n=addresses: len(node.router.addresses()) == n)
+                await addresses_are(node, addresses)
             store.close()
 
     run(test, tmp_path)
