@@ -23,7 +23,7 @@ from typing import cast
 
 from edge.errors import DecodeError
 from edge.identity.history import Identifier
-from edge.routing.hop import MAX_PAYLOAD, Buffer, Flow, Message, Path
+from edge.routing.hop import MAX_PAYLOAD, Buffer, Flow, Message, Path, fresh_buffer
 from edge.routing.link import Link
 from edge.routing.router import Router
 from edge.wire import portal as wire
@@ -31,7 +31,7 @@ from edge.wire.route import Route
 
 log = logging.getLogger("edge.portal")
 
-RECEIVE = memoryview(bytearray(MAX_PAYLOAD))
+RECEIVE = fresh_buffer(MAX_PAYLOAD)
 """What every portal reads into; a record is sealed before the next read."""
 WINDOW = 2 * 1024 * 1024
 """Bytes that one of our own nodes may have on the way to a portal of ours."""

@@ -7,6 +7,7 @@ After the first message of a channel the two sides speak to each other's connect
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from edge.errors import DecodeError, EdgeError
@@ -25,6 +26,8 @@ ANY_NAME = "register"
 """Asks for a relay with a random name (03 §3.2)."""
 NAME_MAX = 200
 RELAYS_MAX = 100_000
+RELAYS_PER_FLOW = 256
+"""Names that one connection or channel may hold."""
 
 Allows = Callable[[Identifier | None, str], bool]
 
@@ -86,6 +89,7 @@ class RelayService:
         self.router = router
         self.relays: dict[str, Relay] = {}
         self.refused = 0
+        self._held: Counter[Flow | None] = Counter()
         self._wiring, self._allows = wiring, allows
         for address in ADDRESSES:
             router.add(address, self)
@@ -116,6 +120,9 @@ class RelayService:
     def forget(self, relay: Relay) -> None:
         if self.relays.get(relay.name) is relay:
             del self.relays[relay.name]
+            self._held[relay.flow] -= 1
+            if not self._held[relay.flow]:
+                del self._held[relay.flow]
             self.router.remove(relay.address)
             self._wiring.shut(relay.address)
 
@@ -126,6 +133,8 @@ class RelayService:
             return "the policy does not allow it"
         if len(self.relays) >= RELAYS_MAX and name not in self.relays:
             return "there are too many relays"
+        if self._held[message.flow] >= RELAYS_PER_FLOW and name not in self.relays:
+            return "its connection holds too many relays"
         old = self.relays.get(name)
         if old is not None and not self._may_replace(old, peer, message.flow):
             return "another identity holds it, and is connected"
@@ -149,6 +158,7 @@ class RelayService:
         if old is not None:
             old.close()
         self.relays[name] = relay
+        self._held[relay.flow] += 1
         self.router.add(relay.address, relay)
         self._wiring.open(relay.address, *RELAYS)
         log.info("relay %s leads to %s", name, relay.peer or "a node without identity")

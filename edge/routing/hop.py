@@ -6,6 +6,7 @@ as soon as the call returns: whoever keeps it, copies it.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Container
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,11 @@ Buffer = bytes | bytearray | memoryview
 
 MAX_PAYLOAD = 128 * 1024
 """Stream bytes per portal payload (03 §1.2)."""
+
+
+def fresh_buffer(size: int) -> memoryview:
+    """A buffer whose pages cost memory only once they are used."""
+    return memoryview(mmap.mmap(-1, size))
 
 
 class Message:
@@ -63,6 +69,11 @@ class Gate:
         self._users: dict[User, None] = {}
         self.open = True
         self.reason: str | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether somebody has joined."""
+        return bool(self._users)
 
     def join(self, user: User) -> None:
         """Tell `user` from now on; at once where the gate is shut or gone already."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Container
 from typing import NamedTuple, cast
 
 from edge.errors import DecodeError, EdgeError, NetworkError
-from edge.routing.hop import Buffer, Flow, Gate, Message
+from edge.routing.hop import Buffer, Flow, Gate, Message, fresh_buffer
 from edge.routing.router import Router
 from edge.wire.frame import Frames
 from edge.wire.message import TRANSPORT_TAIL, TransportReader, transport_parts
@@ -27,7 +27,7 @@ from edge.wire.route import Address
 log = logging.getLogger("edge.link")
 
 VERSION = b"\x01"
-RECEIVE = memoryview(bytearray(512 * 1024))
+RECEIVE = fresh_buffer(512 * 1024)
 """What every link reads into; whatever is left unfinished moves to a buffer of the link's own."""
 HIGH, LOW = 64 * 1024, 0
 """Bytes queued behind a full kernel buffer: where the gate shuts and where it opens again."""

@@ -22,7 +22,7 @@ from edge.channel.trust import Trust
 from edge.errors import EdgeError, HandshakeError, NetworkError, RecordError, TrustError
 from edge.identity.history import ChangeHistory, Identifier
 from edge.identity.known import Known
-from edge.routing.hop import Buffer, Flow, Gate, Message, Path
+from edge.routing.hop import Buffer, Flow, Gate, Message, Path, fresh_buffer
 from edge.routing.link import Link
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
@@ -74,6 +74,10 @@ IDLE = 900.0
 """Seconds without a record after which an accepted channel is dropped (02 §7.6)."""
 
 Buckets: TypeAlias = dict[object, tuple[float, float]]
+SILENT = 60.0
+"""The same for a channel that carries portals or relays: their sessions ping every 4 s, or 10 s at a
+stock node, so that whoever says nothing for so long is gone (03 §5.2)."""
+
 Present = Callable[[], Presentation]
 Learned = Callable[[ChangeHistory], None]
 
@@ -94,10 +98,10 @@ class _Scratch:
     def at(self, depth: int, size: int) -> memoryview:
         views = self._views
         while len(views) <= depth:
-            views.append(memoryview(bytearray(SCRATCH)))
+            views.append(fresh_buffer(SCRATCH))
         view = views[depth]
         if len(view) < size:
-            view = views[depth] = memoryview(bytearray(size + SCRATCH))
+            view = views[depth] = fresh_buffer(size + SCRATCH)
         return view
 
 
@@ -515,7 +519,11 @@ class ChannelListener:
         full = max(budget.at_once / budget.per_second for budget in (PER_FLOW, PER_SENDER))
         self._budget = {key: x for key, x in self._budget.items() if now - x[1] < full}
         for channel in list(self.channels):
-            if now - channel.seen > IDLE:
+            link = channel.link
+            if link is not None and link.held:
+                continue
+            silent = now - channel.seen
+            if silent > IDLE or (silent > SILENT and channel.gate.used):
                 channel.close("idle")
         self._sweeping = self._loop.call_later(30.0, self._sweep)
 

@@ -126,7 +126,7 @@ class Session:
             # A thing that dies as soon as it is up is still down.
             if loop.time() - up_since > DEAD:
                 attempt = 0
-            down_since = loop.time()
+                down_since = loop.time()
             await asyncio.sleep(pause(0.0, attempt))
             attempt += 1
 

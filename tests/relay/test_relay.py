@@ -318,3 +318,18 @@ def test_any_requests_are_survived(requests: list[tuple[str, list[str], bytes]])
             await until(lambda: hub.traces() == before)
 
     asyncio.run(main())
+
+
+@play
+async def test_one_connection_holds_so_many_names(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "RELAYS_PER_FLOW", 2)
+    hub = await net.hub()
+    one, other = await net.raw(hub.port), await net.raw(hub.port)
+    assert await register(one, "a")
+    assert await register(one, "b")
+    assert await register(one, "c") is None
+    assert await register(one, "a")
+    assert await register(other, "c")
+    hub.relays.relays["a"].close()
+    assert await register(one, "d")
+    assert names(hub) == {"b", "c", "d"}
