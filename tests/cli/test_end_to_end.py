@@ -262,9 +262,6 @@ def test_channels_and_listeners(one: Machine) -> None:
     assert json.loads(one.do("tcp-listener", "delete", str(port), "-y")) == {"node": "n"}
 
 
-@pytest.mark.xfail(
-    reason="Router.reply() keeps the flow through a hop, whose reach has no links", strict=True
-)
 def test_hop(one: Machine) -> None:
     assert one.do("service", "start", "hop") == ""
     through_hop = ("--to", "/node/n/service/hop/service/echo", "--timeout", "2s")
