@@ -29,12 +29,14 @@ from edge.portal.outlet import Outlet, Target
 from edge.relay.client import RelayClient
 from edge.relay.relay import RelayService
 from edge.routing import link as links
+from edge.routing.answering import ChannelListener
 from edge.routing.connection import Connection, Connector
 from edge.routing.hop import Message
 from edge.routing.link import Limits, Link, LinkListener
+from edge.routing.opening import open_channel
 from edge.routing.reach import OUTLETS, Wiring
 from edge.routing.router import Router
-from edge.routing.secure import ChannelListener, SecureChannel, open_channel
+from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, HopService, Uppercase
 from edge.wire.frame import Frames
 from edge.wire.message import encode_transport, parse_transport

@@ -12,12 +12,12 @@ from edge.node.home import check_name
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import Store
 from edge.routing import link as links
+from edge.routing.answering import ChannelListener
 from edge.routing.connection import Connection
 from edge.routing.hop import Hop
 from edge.routing.link import Link, LinkListener
 from edge.routing.reach import DEFAULT, EVERYWHERE
 from edge.routing.router import Router
-from edge.routing.secure import ChannelListener
 from edge.routing.services import Echo, HopService, Uppercase
 
 CONNECT = 10.0

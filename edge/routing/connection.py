@@ -18,9 +18,10 @@ from edge.identity.known import Known
 from edge.routing import link as links
 from edge.routing.hop import Flow, Gate
 from edge.routing.link import Link
+from edge.routing.opening import open_channel
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
-from edge.routing.secure import SecureChannel, open_channel
+from edge.routing.secure import SecureChannel
 from edge.wire.multiaddr import Multiaddr
 from edge.wire.route import Address, Route
 

@@ -10,11 +10,13 @@ from edge.channel.trust import everyone
 from edge.errors import EdgeError
 from edge.identity.known import Known
 from edge.routing import link as links
+from edge.routing.answering import ChannelListener
 from edge.routing.hop import Message
 from edge.routing.link import Link, LinkListener
+from edge.routing.opening import open_channel
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
-from edge.routing.secure import ChannelListener, SecureChannel, open_channel
+from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
 from edge.wire import bare, cbor
 from edge.wire.route import Route

@@ -8,7 +8,7 @@ import pytest
 from edge.channel.handshake import Initiator
 from edge.channel.trust import everyone, only
 from edge.errors import NetworkError, TrustError
-from edge.routing import secure
+from edge.routing import answering, opening, secure
 from edge.routing.link import Link
 from edge.routing.secure import SecureChannel
 from edge.wire.message import encode_payload, encode_refresh
@@ -97,7 +97,7 @@ async def test_a_peer_that_nests_too_deep_leaves_nothing(
     channel = await node.channel(api(link))
     await until(lambda: hub.api.channels)
     before = hub.traces()
-    attempt = secure._Opening(
+    attempt = opening._Opening(
         node.router,
         Route.of(channel.address, "api"),
         node.presentation,
@@ -126,8 +126,8 @@ async def test_a_refused_identity_is_an_error_at_once(net: Net) -> None:
         await node.channel(api(link), trust=only(person("somebody else").identifier))
     assert loop.time() - start < 1
     assert node.traces() == before[0]
-    for answering in list(hub.api._waiting):
-        answering.stop()
+    for responder in list(hub.api._waiting):
+        responder.stop()
     assert hub.traces() == before[1]
 
 
@@ -256,7 +256,7 @@ async def test_idle_channels_are_dropped(net: Net, monkeypatch: pytest.MonkeyPat
     await until(lambda: hub.api.channels)
     hub.api._sweep()
     assert hub.api.channels
-    monkeypatch.setattr(secure, "IDLE", -1.0)
+    monkeypatch.setattr(answering, "IDLE", -1.0)
     hub.api._sweep()
     await until(lambda: channel.closed)
 
@@ -415,12 +415,12 @@ async def test_half_open_handshakes_are_bounded_and_others_go_on(net: Net) -> No
         for n in range(1000):
             raw.send(Route.of("api"), Route.of("x"), firsts[n % 50])
     await until(lambda: gateway.api.refused > 3000, 20)
-    assert len(gateway.api._waiting) <= secure.HALF_OPEN
+    assert len(gateway.api._waiting) <= answering.HALF_OPEN
     assert await works(net, inlet.bound[1])
     for raw in raws:
         raw.writer.transport.abort()
-    for answering in list(gateway.api._waiting):
-        answering.stop()
+    for responder in list(gateway.api._waiting):
+        responder.stop()
     await until(lambda: gateway.traces()["reach"] <= before["reach"] + 1)
     assert gateway.traces()["wiring"] == before["wiring"]
 
@@ -429,7 +429,7 @@ async def test_half_open_handshakes_are_bounded_and_others_go_on(net: Net) -> No
 async def test_half_open_handshakes_end_by_themselves(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secure, "HALF_OPEN_TIME", 0.05)
+    monkeypatch.setattr(answering, "HALF_OPEN_TIME", 0.05)
     hub = await net.hub()
     raw = await net.raw(hub.port)
     assert await raw.alive()
@@ -445,8 +445,8 @@ async def test_half_open_handshakes_end_by_themselves(
 async def test_a_flow_has_its_budget_of_handshakes(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secure, "PER_FLOW", secure.Budget(at_once=3.0, per_second=20.0))
-    monkeypatch.setattr(secure, "PER_SENDER", secure.Budget(at_once=9.0, per_second=60.0))
+    monkeypatch.setattr(answering, "PER_FLOW", answering.Budget(at_once=3.0, per_second=20.0))
+    monkeypatch.setattr(answering, "PER_SENDER", answering.Budget(at_once=9.0, per_second=60.0))
     hub, node, link = await pair(net)
     raw = await net.raw(hub.port)
     for _ in range(10):
@@ -467,7 +467,7 @@ async def test_a_flow_has_its_budget_of_handshakes(
 async def test_a_stranger_behind_a_relay_does_not_spend_the_budget_of_the_others(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secure, "PER_SENDER", secure.Budget(at_once=5.0, per_second=0.01))
+    monkeypatch.setattr(answering, "PER_SENDER", answering.Budget(at_once=5.0, per_second=0.01))
     hub, gateway, node = await net.hub(), net.node("gateway"), net.node("node")
     await gateway.relay("gw", hub.at + "/secure/api")
     raw, link = await net.raw(hub.port), await node.link(hub)
