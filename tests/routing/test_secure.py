@@ -261,6 +261,26 @@ async def test_idle_channels_are_dropped(net: Net, monkeypatch: pytest.MonkeyPat
     await until(lambda: channel.closed)
 
 
+@play
+async def test_a_silent_channel_with_portals_goes_sooner(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"here")
+        await reader.read()
+
+    tunnel = await net.tunnel(hold, way="channel")
+    monkeypatch.setattr(answering, "SILENT", -1.0)
+    api = tunnel.gateway.api
+    api._sweep()
+    assert api.channels, "no portal yet: only idle channels go"
+    reader, _ = await net.dial(tunnel.port)
+    assert await asyncio.wait_for(reader.readexactly(4), 10) == b"here"
+    api._sweep()
+    assert not api.channels
+    assert not tunnel.outlet.portals
+
+
 # -- moving
 
 
