@@ -11,6 +11,7 @@ from edge.identity.history import Identifier
 from edge.identity.known import Known
 from edge.keyring import Keyring, present
 from edge.node.clock import Clock
+from edge.node.fields import check_proved
 from edge.node.home import Home
 from edge.node.identities import Identity
 from edge.routing.connection import Connector
@@ -34,6 +35,7 @@ def send_once(
 ) -> bytes:
     """The answer to one message. `identity` is needed where the route has a secure channel."""
     clock = Clock(floor=floor)
+    check_proved(Multiaddr.parse(to), authorized)
 
     async def run() -> bytes:
         shown = await _presentation(identity, home.root, clock, ask) if identity else None

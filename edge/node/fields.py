@@ -115,6 +115,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_proved(to: Multiaddr, authorized: object, hub_authorized: object = None) -> None:
+    """Refuse to name identities that no channel of the route would prove. Raises ConfigError."""
+    channels = sum(name == "secure" for name, _ in to.components)
+    for option, given, needed in (
+        ("--authorized", authorized, 1),
+        ("--hub-authorized", hub_authorized, 2),
+    ):
+        if given and channels < needed:
+            raise ConfigError(
+                f"{to} has no channel that could prove the identity named with {option}",
+                hint=f"add /secure/api to the route, or leave {option} out",
+            )
+
+
 def leaves_the_machine(route: str) -> bool:
     """Whether a route goes to another machine, as far as it says."""
     hosts = [value for name, value in Multiaddr.parse(route).components if name in HOSTS]

@@ -302,9 +302,9 @@ class Node:
         def trust_for(position: int, count: int) -> Trust:
             return _one_of(named) if named and position + 1 == count else everyone
 
-        return await self.connector.connect(
-            Multiaddr.parse(to), trust_for=trust_for, timeout=timeout
-        )
+        route = Multiaddr.parse(to)
+        fields.check_proved(route, named)
+        return await self.connector.connect(route, trust_for=trust_for, timeout=timeout)
 
     async def send(self, to: str, payload: bytes, authorized: list[str], timeout: float) -> bytes:
         """One message and its answer."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edge.channel.trust import Trust
 from edge.errors import ConfigError, EdgeError, TrustError
 from edge.identity.history import Identifier
+from edge.node.fields import check_proved
 from edge.node.store import Store
 from edge.routing.connection import Connection
 from edge.routing.session import Session
@@ -43,6 +44,7 @@ class Way:
         """Why the last attempt failed, where another one would not help."""
         self._node, self._resource = node, resource
         self._to = Multiaddr.parse(to)
+        check_proved(self._to, authorized, hub_authorized)
         self._named = tuple(
             None if text is None else Identifier.parse(text)
             for text in (hub_authorized, authorized)

@@ -97,6 +97,29 @@ def test_a_stranger_is_refused_by_the_outlet(tmp_path: Path) -> None:
     run(test, tmp_path)
 
 
+def test_an_identity_that_no_channel_would_prove_is_not_taken_for_granted(tmp_path: Path) -> None:
+    async def test(home: Home) -> None:
+        make_node(home, "hub")
+        make_node(home, "client", None)
+        async with target() as port, running(home, "hub", "client") as (hub, client):
+            await hub.outlets.create({"to": f"127.0.0.1:{port}"})
+            plain, stranger = address(hub), "I" + "ab" * 32
+            for named in ("authorized", "hub_authorized"):
+                with pytest.raises(ConfigError, match="no channel"):
+                    await client.inlets.create({"to": f"{plain}/service/outlet", named: stranger})
+                with pytest.raises(ConfigError, match="no channel"):
+                    await client.relays.create({"at": plain, named: stranger})
+            to = f"{plain}/secure/api/service/outlet"
+            with pytest.raises(ConfigError, match="--hub-authorized"):
+                await client.inlets.create({"to": to, "hub_authorized": stranger})
+            with pytest.raises(ConfigError, match="no channel"):
+                await client.send(f"{plain}/service/echo", b"x", [stranger], 2.0)
+            assert not client.inlets.entries
+            assert not client.relays.entries
+
+    run(test, tmp_path)
+
+
 def test_the_first_identity_met_is_pinned(tmp_path: Path) -> None:
     async def test(home: Home) -> None:
         who = three(home)
