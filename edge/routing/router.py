@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from edge.errors import NetworkError, StateError
 from edge.routing.hop import Buffer, Flow, Gate, Hop, Message, Path
 from edge.wire.message import parse_transport
 from edge.wire.route import Address, Route
+
+if TYPE_CHECKING:
+    from edge.routing.link import Link
 
 Guard = Callable[[Message], bool]
 
@@ -24,7 +27,6 @@ class Router:
 
     def __init__(self) -> None:
         self._hops: dict[bytes, tuple[Hop, Guard | None]] = {}
-        self._local = Local(self)
         self.unknown = 0
         self.unreachable = 0
         self.refused = 0
@@ -83,15 +85,21 @@ class Router:
         """
         first = message.back.first
         hop = self.at(first.value) if first is not None and not first.kind else None
-        if hop is not None:
-            flow = message.flow if isinstance(hop, Flow) else None
-            hop.deliver(Message(message.back, back, payload, flow))
+        if hop is None:
+            return
+        if isinstance(hop, Flow):
+            hop.deliver(Message(message.back, back, payload, message.flow))
+            return
+        hop.deliver(Message(message.back, back, payload, None))
+        link = message.flow.link if message.flow is not None else None
+        if link is not None:
+            link.press(link)
 
     def path(self, route: Route) -> tuple[Path, Route]:
         """The way out at the front of `route`, and the rest of it.
 
-        A route that begins at an ordinary hop is walked inside the node. Raises NetworkError when
-        nobody lives at its first address.
+        A route that begins at an ordinary hop is walked inside the node, and shares the gate of the
+        flow that it leaves by, if it does. Raises NetworkError when nobody lives at its first address.
         """
         first = route.first
         hop = self.at(first.value) if first is not None and not first.kind else None
@@ -99,7 +107,11 @@ class Router:
             raise NetworkError(f"the route {route} leads nowhere: its first hop is gone")
         if isinstance(hop, Flow):
             return cast(Path, hop), route.rest
-        return self._local, route
+        for address in route:
+            way = self.at(address.value)
+            if isinstance(way, Flow):
+                return Local(self, cast(Path, way)), route
+        return Local(self), route
 
     async def request(
         self, onward: Route, payload: Buffer, *, timeout: float, peer_flow: Flow | None = None
@@ -143,22 +155,28 @@ class _Once:
 
 
 class Local:
-    """The path of a route that does not leave the node: delivered in the next turn of the loop."""
+    """The path of a route that begins inside the node: delivered in the next turn of the loop.
 
-    depth = 0
+    `way` is what it leaves the node by, whose gate and end are those of this path.
+    """
+
     closed = False
 
-    def __init__(self, router: Router) -> None:
-        self.gate = Gate()
+    def __init__(self, router: Router, way: Path | None = None) -> None:
+        self.gate = Gate() if way is None else way.gate
+        self.depth = 0 if way is None else way.depth
         self._router = router
+        self._way = way
 
     def send(self, head: bytes, *parts: Buffer) -> None:
         onward, back = _routes(head)
         message = Message(onward, back, b"".join(parts), None)
         asyncio.get_running_loop().call_soon(self._router.deliver, message)
 
-    def press(self, source: object) -> None:
+    def press(self, source: Link | None) -> None:
         """The node never stops reading itself."""
+        if self._way is not None:
+            self._way.press(source)
 
 
 def _routes(head: bytes) -> tuple[Route, Route]:

@@ -55,6 +55,16 @@ async def test_a_name_of_ones_own(net: Net) -> None:
     assert hub.relays.relays["gw"].path in hub.listener.links
 
 
+@play_both
+async def test_a_name_asked_for_through_a_hop_goes_with_its_link_too(net: Net) -> None:
+    hub = await net.hub()
+    raw = await net.raw(hub.port)
+    raw.send(Route.of("hop", STATIC), Route.of("mine"), bare.encode_string("gw"))
+    assert (await raw.receive()).payload == bare.encode_string("forward_to_gw")
+    raw.writer.close()
+    await until(lambda: not names(hub))
+
+
 @pytest.mark.parametrize("service", [STATIC, ANY])
 @play
 async def test_any_name(net: Net, service: str) -> None:
@@ -321,7 +331,9 @@ def test_any_requests_are_survived(requests: list[tuple[str, list[str], bytes]])
 
 
 @play
-async def test_one_connection_holds_so_many_names(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_connection_holds_so_many_names(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relays, "RELAYS_PER_FLOW", 2)
     hub = await net.hub()
     one, other = await net.raw(hub.port), await net.raw(hub.port)

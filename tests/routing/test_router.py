@@ -11,8 +11,12 @@ from edge.wire.route import Address, Route
 from tests.net import Mailbox, Net, play
 
 
+class Linkless(Flow):
+    link = None
+
+
 def flow(*reach: bytes) -> Flow:
-    made = Flow()
+    made = Linkless()
     made.address = b"flow"
     made.reach.update(reach)
     return made

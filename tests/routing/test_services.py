@@ -2,7 +2,7 @@
 
 from edge.wire import bare
 from edge.wire.route import Route
-from tests.net import Net, play
+from tests.net import Net, play, play_both, until
 
 
 @play
@@ -27,6 +27,18 @@ async def test_hops_stand_in_the_way_back_too(net: Net) -> None:
     raw.send(Route.of("hop", "hop", "echo"), Route.of("me"), b"round")
     answer = await raw.receive()
     assert (answer.onward, answer.payload) == (Route.of("me"), b"round")
+
+
+@play_both
+async def test_who_does_not_read_answers_through_a_hop_is_not_read(net: Net) -> None:
+    hub = await net.hub()
+    raw = await net.raw(hub.port)
+    assert await raw.alive()
+    (link,) = hub.listener.links
+    for _ in range(300):
+        raw.send(Route.of("hop", "echo"), Route.of("me"), bytes(60_000))
+    await until(lambda: link.held)
+    assert link._transport.get_write_buffer_size() < 2 * 1024 * 1024
 
 
 @play
