@@ -11,6 +11,8 @@ from edge.wire import cbor
 
 KEY_LIFETIME = 315_360_000
 """Ten years of 365 days: how long upstream lets an identity key attest (02 §3.2)."""
+MAX_CHANGES = 64
+"""Each costs two verifications before its owner is known to be anybody: strangers choose how many."""
 
 _CHANGE = 1  # the type number of versioned data
 
@@ -95,6 +97,8 @@ class ChangeHistory:
         changes = cbor.as_list(value)
         if not changes:
             raise DecodeError("a change history without a change")
+        if len(changes) > MAX_CHANGES:
+            raise DecodeError(f"a change history of more than {MAX_CHANGES} changes")
         return cls(bytes(data[:end]), tuple(_read_change(change) for change in changes))
 
     def verify(self, expected: Identifier | None = None) -> None:

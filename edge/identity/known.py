@@ -20,12 +20,20 @@ _ACCEPTED = {Comparison.SAME: Verdict.SAME, Comparison.NEWER: Verdict.NEWER}
 
 
 class Known:
-    """The latest verified history of each identity. Bounded: the least recently used that is not
-    `pinned` goes first, and with it the protection against its older forms. Authorities and peers
-    that are named in the configuration are pinned."""
+    """The latest verified history of each identity. Bounded in number and in bytes: the least
+    recently used that is not `pinned` goes first, and with it the protection against its older
+    forms. Authorities and peers that are named in the configuration are pinned."""
 
-    def __init__(self, capacity: int = 10_000, pinned: Iterable[Identifier] = ()) -> None:
+    def __init__(
+        self,
+        capacity: int = 10_000,
+        pinned: Iterable[Identifier] = (),
+        *,
+        most_bytes: int = 4 * 1024 * 1024,
+    ) -> None:
         self.capacity = capacity
+        self.most_bytes = most_bytes
+        self._bytes = 0
         self.pinned = set(pinned)
         self._histories: OrderedDict[Identifier, ChangeHistory] = OrderedDict()
 
@@ -55,18 +63,19 @@ class Known:
         """Keep a verified history, after the trust policy has accepted its owner (02 §10, 17)."""
         verdict = self.check(history)
         if verdict is not Verdict.SAME:
+            older = self._histories.pop(history.identifier, None)
+            self._bytes += len(history.encoded) - (len(older.encoded) if older else 0)
             self._histories[history.identifier] = history
-            self._histories.move_to_end(history.identifier)
             self._evict()
         return verdict
 
     def _evict(self) -> None:
         """Forget the least recently used; the pinned ones it meets count as used."""
         for _ in range(len(self._histories)):
-            if len(self._histories) <= self.capacity:
+            if len(self._histories) <= self.capacity and self._bytes <= self.most_bytes:
                 return
             oldest = next(iter(self._histories))
             if oldest in self.pinned:
                 self._histories.move_to_end(oldest)
             else:
-                del self._histories[oldest]
+                self._bytes -= len(self._histories.pop(oldest).encoded)

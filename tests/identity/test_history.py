@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import DecodeError, TrustError
-from edge.identity.history import ChangeHistory, Comparison, Identifier, create
+from edge.identity.history import (
+    MAX_CHANGES,
+    ChangeHistory,
+    Comparison,
+    Identifier,
+    create,
+)
 from edge.identity.keys import KeyKind, PublicKey, Signature, signed
 from edge.wire import cbor
 from tests.load import vectors
@@ -233,6 +239,12 @@ KEY = ONE.public.structure()
 def test_not_a_change(bad: object) -> None:
     with pytest.raises(DecodeError):
         decoded(bad)
+
+
+def test_more_changes_than_anybody_is_to_verify() -> None:
+    assert len(decoded(*[FIRST] * MAX_CHANGES).changes) == MAX_CHANGES
+    with pytest.raises(DecodeError, match="more than 64 changes"):
+        decoded(*[FIRST] * (MAX_CHANGES + 1))
 
 
 def test_an_empty_history() -> None:

@@ -45,3 +45,16 @@ def test_the_least_recently_used_goes_first_but_no_pinned_one() -> None:
     known.pinned.update(one.identifier for one in people)
     known.learn(people[5].history)
     assert known.size == 4
+
+
+def test_large_histories_take_the_room_of_many() -> None:
+    people = [person(str(n)) for n in range(4)]
+    size = len(people[0].history.encoded)
+    known = Known(pinned=[people[0].identifier], most_bytes=3 * size)
+    for one in people:
+        known.learn(one.history)
+    kept = [one for one in people if known.get(one.identifier)]
+    assert kept == [people[0], people[2], people[3]]
+    later = people[3].rotate(key(seed("later")))
+    assert known.learn(later.history) is Verdict.NEWER
+    assert known.size == 1 + (len(later.history.encoded) <= 2 * size)
