@@ -16,6 +16,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
 """Names of mallopt(3)."""
 MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20), (TOP_PAD, 1 << 20))
 """So that glibc does not give every record's block back to the kernel and ask for it again."""
+FILES = 65_536
+"""Descriptors that a node asks for."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -63,6 +66,7 @@ def run_node(
         return _not_started(error, ready_fd)
     try:
         _save_memory()
+        _many_files()
         with _loop() as runner:
             runner.run(_serve(home, name, lock, ready_fd, ask, exit_on_eof))
     except (EdgeError, VaultError) as error:
@@ -170,6 +174,15 @@ def _save_memory() -> None:
         libc = ctypes.CDLL(None)
         for name, value in MEMORY:
             libc.mallopt(name, value)
+
+
+def _many_files() -> None:
+    """As many connections as the system lets us have: a shell gives 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say(fd: int | None, line: dict[str, Any]) -> None:

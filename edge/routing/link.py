@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Container
@@ -335,11 +336,17 @@ def _tune(sock: socket.socket, idle: int, interval: int, probes: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
 
 
+def _most_links() -> int:
+    """Half the descriptors of the process: strangers leave some for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Limits().links if soft == resource.RLIM_INFINITY else min(Limits().links, soft // 2)
+
+
 async def listen(
     router: Router, host: str, port: int, *, reach: Container[bytes], limits: Limits | None = None
 ) -> LinkListener:
     """Listen for nodes. Port 0 picks a free one. Raises NetworkError where that cannot be."""
-    listener = LinkListener(limits or Limits())
+    listener = LinkListener(limits or Limits(links=_most_links()))
     sock = _bound(host, port)
     # Keep-alive, which stock leaves off here, so that a vanished peer gives its relay name back.
     _tune(sock, 10, 5, 2)

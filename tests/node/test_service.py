@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -63,6 +64,20 @@ def test_a_life(number: int, loop: str, tmp_path: Path) -> None:
     assert "is ready" in log
     assert "has stopped" in log
     assert "Traceback" not in log
+
+
+def test_a_node_takes_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    make_node(home, "n")
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, kept[1]), kept[1]))
+    try:
+        process = Process(home, "n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+    soft, hard = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
+    assert process.end() == 0
+    assert soft == min(hard, service.FILES)
 
 
 def test_no_click_and_no_spare_memory(tmp_path: Path) -> None:

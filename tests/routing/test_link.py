@@ -452,6 +452,21 @@ async def test_a_peer_that_takes_nothing_is_let_go(
     await until(lambda: not is_open(descriptor), 2)
 
 
+@play
+async def test_strangers_get_half_of_the_descriptors(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: tuple[int, int] = (6, 6)
+    monkeypatch.setattr(links.resource, "getrlimit", lambda _: limits)
+    hub = await net.hub()
+    held = [await net.raw(hub.port) for _ in range(3)]
+    assert await held[-1].alive()
+    assert await (await net.raw(hub.port)).closed()
+    assert await held[0].alive()
+    limits = (1 << 20, 1 << 20)
+    assert links._most_links() == Limits().links
+
+
 def is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
