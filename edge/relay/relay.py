@@ -143,8 +143,9 @@ class RelayService:
         return None
 
     def _may_replace(self, old: Relay, peer: Identifier | None, flow: Flow | None) -> bool:
-        """A taken name goes to the same identity only, or on the same connection."""
-        return old.peer == peer if old.peer is not None else old.flow is flow
+        """A taken name goes to the same identity only. Who proved none holds it against others who
+        prove none, and only while its connection lives."""
+        return old.peer == peer if old.peer is not None else peer is not None or old.flow is flow
 
     def _register(self, name: str, message: Message) -> None:
         old = self.relays.get(name)

@@ -22,6 +22,8 @@ log = logging.getLogger("edge.channel")
 
 HALF_OPEN = 256
 """Responders of a listener that may wait for message 3."""
+CHANNELS = 10_000
+"""Channels that a listener keeps; beyond, the one that was silent longest goes."""
 HALF_OPEN_TIME = 30.0
 """Seconds that one waits for it, as an Elixir node does (02 §6.7)."""
 IDLE = 900.0
@@ -89,6 +91,13 @@ class ChannelListener:
         answering = _Answering(self, message)
         if answering.waiting:
             self._waiting[answering] = None
+
+    def make_room(self) -> None:
+        """Where there are too many channels, the one that was silent longest goes, an unused one
+        before one that carries something."""
+        if len(self.channels) >= CHANNELS:
+            oldest = min(self.channels, key=lambda channel: (channel.gate.used, channel.seen))
+            oldest.close("there are too many channels")
 
     def close(self) -> None:
         self._sweeping.cancel()
@@ -179,6 +188,7 @@ class _Answering:
         established = self._responder.established
         if established is None:
             return
+        listener.make_room()
         listener._learned(established.peer)
         self._done()
         try:

@@ -93,7 +93,6 @@ class SecureChannel(Flow):
         super().__init__()
         self.peer: Identifier = established.peer.identifier
         self.history = established.peer
-        self.credentials = established.credentials
         self.attested_at = established.attested_at
         self.address = encryptor
         self.decryptor = decryptor
@@ -240,14 +239,13 @@ class SecureChannel(Flow):
 
     def _refresh(self, body: bytes) -> None:
         """The peer's history, perhaps rotated, and its new credentials (02 §7.5)."""
-        history_item, credentials = cbor.as_list(cbor.decode(body), 2)[:2]
+        history_item = cbor.as_list(cbor.decode(body), 2)[0]  # credentials need an authority
         history = ChangeHistory.decode(cbor.encode(history_item))
         history.verify(self.peer)
         self._known.check(history)
         self._known.learn(history)
         self._learned(history)
         self.history = history
-        self.credentials = tuple(cbor.encode(item) for item in cbor.as_list(credentials))
 
     def _end(self, reason: str) -> None:
         if self.closed:

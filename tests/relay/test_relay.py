@@ -148,16 +148,18 @@ async def test_the_same_identity_takes_its_name_again(net: Net) -> None:
 
 
 @play
-async def test_a_name_without_identity_belongs_to_its_connection(net: Net) -> None:
+async def test_a_name_without_identity_yields_only_to_one_with(net: Net) -> None:
     hub, somebody = await net.hub(), net.node("somebody")
     raw, other = await net.raw(hub.port), await net.raw(hub.port)
     assert await register(raw, "x") is not None
     assert await register(raw, "x") is not None
     assert await register(other, "x") is None
-    assert await over_channel(net, somebody, hub, "x") is None
+    assert await over_channel(net, somebody, hub, "x") is not None
+    assert hub.relays.relays["x"].peer == somebody.identifier
+    assert await register(raw, "x") is None
+    assert await register(raw, "y") is not None
     raw.writer.close()
-    await until(lambda: not names(hub))
-    assert await register(other, "x") is not None
+    await until(lambda: names(hub) == {"x"})
 
 
 @pytest.mark.parametrize("how", ["link", "channel"])

@@ -281,6 +281,19 @@ async def test_a_silent_channel_with_portals_goes_sooner(
     assert not tunnel.outlet.portals
 
 
+@play
+async def test_of_too_many_channels_the_silent_ones_go(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "CHANNELS", 3)
+    hub, node, link = await pair(net)
+    made = [await node.channel(api(link)) for _ in range(5)]
+    await until(lambda: made[0].closed and made[1].closed)
+    assert [channel.closed for channel in made] == [True, True, False, False, False]
+    assert len(hub.api.channels) == 3
+    assert await echoes(node, made[-1])
+
+
 # -- moving
 
 
