@@ -80,7 +80,14 @@ class _Peer:
 def channel(
     router: Router, route: Route, keys: tuple[bytes, bytes], decryptor: bytes
 ) -> SecureChannel:
-    established = Established(keys[0], keys[1], _Peer(), Verdict.NEW, ())  # type: ignore[arg-type]
+    established = Established(
+        keys[0],
+        keys[1],
+        _Peer(),
+        Verdict.NEW,
+        (),
+        0,  # type: ignore[arg-type]
+    )
     made = SecureChannel(
         router,
         established,
