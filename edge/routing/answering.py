@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from os import urandom
 from typing import NamedTuple, TypeAlias
@@ -86,11 +87,16 @@ class ChannelListener:
         if not self._affordable(message):
             self.refused += 1
             return
-        while len(self._waiting) >= HALF_OPEN:
-            next(iter(self._waiting)).stop()
+        if len(self._waiting) >= HALF_OPEN:
+            self._give_up_one()
         answering = _Answering(self, message)
         if answering.waiting:
             self._waiting[answering] = None
+
+    def _give_up_one(self) -> None:
+        """Of the flow that has most handshakes waiting the oldest one: a flood costs its own flow."""
+        busiest, _ = Counter(waiting.flow for waiting in self._waiting).most_common(1)[0]
+        next(waiting for waiting in self._waiting if waiting.flow is busiest).stop()
 
     def make_room(self) -> None:
         """Where there are too many channels, the one that was silent longest goes, an unused one
@@ -156,7 +162,7 @@ class _Answering:
         listener._wiring.follow(self._address, listener.address)
         if first.flow is not None:
             first.flow.reach.add(self._address)
-        self._flow = first.flow
+        self.flow = first.flow
         self.waiting = True
         self._timer = listener._loop.call_later(HALF_OPEN_TIME, self.stop)
         self._router.reply(first, Route.of(self._address), second)
@@ -170,8 +176,8 @@ class _Answering:
 
     def _gone(self) -> None:
         self._listener._wiring.shut(self._address)
-        if self._flow is not None:
-            self._flow.reach.discard(self._address)
+        if self.flow is not None:
+            self.flow.reach.discard(self._address)
 
     def _done(self) -> None:
         self.waiting = False

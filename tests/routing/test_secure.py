@@ -431,6 +431,26 @@ async def test_a_hub_cannot_disturb_what_passes_it(net: Net) -> None:
     assert not inner.closed
 
 
+@play
+async def test_a_flood_of_half_open_handshakes_costs_its_own_link(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "HALF_OPEN", 8)
+    hub, honest = await net.hub(), net.node("honest")
+    first = Initiator(honest.presentation, everyone, honest.known, os.urandom(32)).first()
+    slow, flood = await net.raw(hub.port), await net.raw(hub.port)
+    slow.send(Route.of("api"), Route.of("slow"), first)
+    await until(lambda: len(hub.api._waiting) == 1)
+    (early,) = hub.api._waiting
+    for _ in range(40):
+        flood.send(Route.of("api"), Route.of("flood"), first)
+    flood.send(Route.of("echo"), Route.of("end"), b"end")
+    while (await flood.receive()).payload != b"end":
+        pass
+    assert len(hub.api._waiting) == 8
+    assert early in hub.api._waiting
+
+
 @play_both
 async def test_half_open_handshakes_are_bounded_and_others_go_on(net: Net) -> None:
     target = await net.server(echoing)
