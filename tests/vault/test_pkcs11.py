@@ -17,6 +17,7 @@ from pkcs11 import Attribute, KeyType, Mechanism  # noqa: E402
 from vault_backends import open_vault  # noqa: E402
 from vault_backends.pkcs11 import module as module_file  # noqa: E402
 from vault_backends.pkcs11 import points, profiles  # noqa: E402
+from vault_backends.pkcs11 import token as token_file  # noqa: E402
 from vault_backends.pkcs11 import vault as vault_file  # noqa: E402
 from vault_backends.vault import (  # noqa: E402
     Attests,
@@ -74,7 +75,7 @@ def test_key_stays_inside(vault, key) -> None:
         assert (said["token"], said["profile"]) == ("edge", "softhsm")
         assert said["serial"]
         assert said["module"].startswith("/")
-        private = vault._held[one].private
+        private = vault._found[one].private
         with pytest.raises(pkcs11.AttributeSensitive):
             private[Attribute.VALUE]
         with pytest.raises(pkcs11.AttributeReadOnly):
@@ -147,7 +148,7 @@ def test_object_and_id_in_the_uri(soft_token, vault, key, opened) -> None:
 
 
 def test_keys_of_others_are_left_alone(vault, key) -> None:
-    session = vault._session
+    session = vault.login._session
     x25519 = bytes.fromhex("06032b656e")
     session.create_domain_parameters(
         KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: x25519}, local=True
@@ -181,7 +182,7 @@ def test_duplicates_are_listed(soft_token, vault, opened) -> None:
 
 
 def test_extractable_key_is_refused(vault, key) -> None:
-    vault._session.create_domain_parameters(
+    vault.login._session.create_domain_parameters(
         KeyType.EC, {Attribute.EC_PARAMS: profiles.P256_OID}, local=True
     ).generate_keypair(
         id=b"e",
@@ -195,7 +196,7 @@ def test_extractable_key_is_refused(vault, key) -> None:
 
 
 def public_objects(vault):
-    return list(vault._session.get_objects({Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY}))
+    return list(vault.login._session.get_objects({Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY}))
 
 
 def test_missing_public_object(vault, key) -> None:
@@ -206,7 +207,7 @@ def test_missing_public_object(vault, key) -> None:
     assert vault.public(key) == public  # pinned by the first look
     vault.sign(key, b"x")
     vault._pinned.clear()
-    vault._held.clear()
+    vault._found.clear()
     with pytest.raises(Refused, match="no public keys"):
         vault.sign(key, b"x")
     vault.pin(key, public)
@@ -214,7 +215,7 @@ def test_missing_public_object(vault, key) -> None:
 
 
 def test_half_a_pair_can_be_deleted(vault, key) -> None:
-    vault._held[key].private.destroy()
+    vault._found[key].private.destroy()
     vault.reopen()
     with pytest.raises(Exists):
         vault.generate(Kind.ED25519, "identity")
@@ -240,7 +241,9 @@ def test_exchanged_key_is_noticed(soft_token, vault, key, opened) -> None:
 
 
 def test_bad_signature_never_leaves(vault, key, monkeypatch) -> None:
-    monkeypatch.setattr(points, "signature", lambda kind, value: value[:-1] + b"\0")
+    monkeypatch.setattr(
+        points, "signature", lambda kind, value: value[:-1] + bytes([value[-1] ^ 1])
+    )
     with pytest.raises(Refused, match="does not verify"):
         vault.sign(key, b"x")
 
@@ -315,8 +318,8 @@ def test_pin_of_impossible_length(soft_token, opened) -> None:
 
 @pytest.mark.parametrize("flag", ["pin_locked", "pin_final_try"])
 def test_last_try_is_not_ours(soft_token, opened, monkeypatch, flag) -> None:
-    real = vault_file._state_of
-    monkeypatch.setattr(vault_file, "_state_of", lambda token: real(token)._replace(**{flag: True}))
+    real = token_file.state_of
+    monkeypatch.setattr(token_file, "state_of", lambda token: real(token)._replace(**{flag: True}))
     vault = opened(soft_token.uri())
     with pytest.raises(Locked, match=r"locked|one PIN try left"):
         list(vault.keys())
@@ -325,8 +328,8 @@ def test_last_try_is_not_ours(soft_token, opened, monkeypatch, flag) -> None:
 
 
 def test_login_of_other_code_is_shared(soft_token, vault, key) -> None:
-    vault._module.sessions.clear()  # as if someone else held it
-    vault._session = None
+    vault.login.module.sessions.clear()  # as if someone else held it
+    vault.login._session = None
     assert list(vault.keys()) == [key]
 
 
@@ -467,7 +470,7 @@ def test_unplugged_is_not_an_empty_token(soft_token, vault, key) -> None:
 
 
 def test_unplugged_is_not_a_missing_key(soft_token, vault, key) -> None:
-    vault._held.clear()
+    vault._found.clear()
     away = unplug(soft_token)
     with pytest.raises(DeviceGone):
         vault.public(key)
@@ -482,12 +485,12 @@ def test_unplugged_is_not_a_free_label(soft_token, vault, key) -> None:
 
 
 def test_logged_out_is_not_an_empty_token(soft_token, vault, key) -> None:
-    vault._held.clear()
-    logout = vault._module.library._function(20, module_file.ctypes.c_ulong)
-    assert logout(vault._session.handle) == 0
+    vault._found.clear()
+    logout = vault.login.module.library._function(20, module_file.ctypes.c_ulong)
+    assert logout(vault.login._session.handle) == 0
     assert vault.public(key)
     assert vault.logins == 2
-    assert logout(vault._session.handle) == 0
+    assert logout(vault.login._session.handle) == 0
     assert list(vault.keys()) == [key]
 
 
@@ -521,17 +524,17 @@ def test_errors_of_the_device(vault, key, error, ours, dropped) -> None:
         def sign(self, data, mechanism):
             raise error
 
-    vault._held[key] = vault._held[key]._replace(private=Failing())
+    vault._found[key] = vault._found[key]._replace(private=Failing())
     with pytest.raises(ours, match=type(error).__name__):
         vault.sign(key, b"x")
-    assert (vault._session is None) == dropped
-    vault._held.pop(key, None)
+    assert (vault.login._session is None) == dropped
+    vault._found.pop(key, None)
     vault.sign(key, b"x")
 
 
 def test_device_error_at_login_is_no_verdict(soft_token, opened, tmp_path, monkeypatch) -> None:
     vault = opened(soft_token.uri(), state_dir=tmp_path / "state")
-    real = vault_file.Pkcs11Vault._find_token
+    real = token_file.TokenLogin._find_token
 
     class Failing:
         def __init__(self, token) -> None:
@@ -541,7 +544,7 @@ def test_device_error_at_login_is_no_verdict(soft_token, opened, tmp_path, monke
             raise pkcs11.DeviceError()
 
     with monkeypatch.context() as patch:
-        patch.setattr(vault_file.Pkcs11Vault, "_find_token", lambda self: Failing(real(self)))
+        patch.setattr(token_file.TokenLogin, "_find_token", lambda self: Failing(real(self)))
         for _ in range(3):
             with pytest.raises(DeviceGone):
                 list(vault.keys())
@@ -568,7 +571,7 @@ def test_rows_name_real_attributes() -> None:
 @pytest.mark.parametrize("row", [row.name for row in profiles.ROWS])
 def test_ways_of_other_rows_work_here_too(soft_token, opened, monkeypatch, row) -> None:
     profile = next(one for one in profiles.ROWS if one.name == row)
-    monkeypatch.setattr(vault_file, "profile_for", lambda maker: profile)
+    monkeypatch.setattr(token_file, "profile_for", lambda maker: profile)
     vault = opened(soft_token.uri())
     assert vault.kinds == profile.kinds
     for kind in vault.kinds:
@@ -586,7 +589,7 @@ def test_second_name_of_the_curve_is_tried(soft_token, opened, monkeypatch) -> N
     profile = profiles.Profile(
         name="odd", makers=(), ed25519_curves=(b"\x13\x03odd", profiles.ED25519_OID)
     )
-    monkeypatch.setattr(vault_file, "profile_for", lambda maker: profile)
+    monkeypatch.setattr(token_file, "profile_for", lambda maker: profile)
     monkeypatch.setattr(vault_file, "_is_about_curve", lambda error: True)
     vault = opened(soft_token.uri())
     vault.sign(vault.generate(Kind.ED25519, "a"), b"x")
@@ -637,7 +640,7 @@ from vault_backends import open_vault
 from vault_backends.vault import Kind
 vault = open_vault(sys.argv[1])
 key = vault.generate(Kind.ED25519, "t")
-token = vault._session.token
+token = vault.login._session.token
 def work():
     session = token.open()
     for _ in range(3):
