@@ -114,10 +114,12 @@ def _scalar(value: object) -> bytes:
 # -- in
 
 
-def decode(data: Buffer) -> Value:
-    """Exactly one item, with nothing after it."""
-    value, end = decode_prefix(data)
-    if end != len(data):
+def decode(data: Buffer, *, depth: int = MAX_DEPTH, byte_keys: bool = False) -> Value:
+    """Exactly one item, with nothing after it, nested at most `depth` deep. With `byte_keys`, map
+    keys that are arrays of bytes-as-integers are read as byte strings (05 §1.3)."""
+    reader = _Reader(data, 0, depth, byte_keys)
+    value = reader.item(0)
+    if reader.at != len(data):
         raise DecodeError("there are bytes after the CBOR item")
     return value
 
@@ -132,10 +134,14 @@ def decode_prefix(data: Buffer, start: int = 0) -> tuple[Value, int]:
 class _Reader:
     """Reads items from a place in a buffer."""
 
-    __slots__ = ("_data", "_left", "at")
+    __slots__ = ("_byte_keys", "_data", "_deepest", "_left", "at")
 
-    def __init__(self, data: Buffer, at: int) -> None:
+    def __init__(
+        self, data: Buffer, at: int, deepest: int = MAX_DEPTH, byte_keys: bool = False
+    ) -> None:
         self.at = at
+        self._deepest = deepest
+        self._byte_keys = byte_keys
         self._data = memoryview(data)
         self._left = MAX_ITEMS
 
@@ -193,8 +199,8 @@ class _Reader:
         return cast(float, layout.unpack(self._take(layout.size))[0])
 
     def _container(self, major: int, info: int, depth: int) -> Value:
-        if depth > MAX_DEPTH:
-            raise DecodeError(f"CBOR nested deeper than {MAX_DEPTH}")
+        if depth > self._deepest:
+            raise DecodeError(f"CBOR nested deeper than {self._deepest}")
         count = None if info == _INDEFINITE else self._argument(info)
         if count is not None and count > len(self._data) - self.at:
             raise DecodeError("the CBOR item is cut off")
@@ -212,6 +218,8 @@ class _Reader:
         found: dict[Key, Value] = {}
         while not self._broken() if count is None else count > 0:
             key = self.item(depth)
+            if self._byte_keys and isinstance(key, list):
+                key = as_byte_array(key)
             if isinstance(key, bool) or not isinstance(key, int | str | bytes):
                 raise DecodeError("a CBOR map key that is neither integer nor string")
             found[key] = self.item(depth)
@@ -251,6 +259,11 @@ def as_bytes(value: object, size: int | None = None) -> bytes:
     if size is not None and len(value) != size:
         raise DecodeError(f"a byte string of {size} bytes was expected")
     return value
+
+
+def as_byte_array(value: object) -> bytes:
+    """Bytes written as an array of integers, as stock writes some of its bytes (05 §0.3)."""
+    return bytes(as_int(item, 255) for item in as_list(value))
 
 
 def as_text(value: object) -> str:

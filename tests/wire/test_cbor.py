@@ -296,3 +296,19 @@ def test_tolerance_vectors(case: dict[str, Any]) -> None:
     else:
         with pytest.raises(DecodeError):
             shape(cbor.decode_prefix(data)[0])
+
+
+def test_keys_of_integers() -> None:
+    data = bytes.fromhex("a1821870186301")  # {[112, 99]: 1}
+    assert cbor.decode(data, byte_keys=True) == {b"pc": 1}
+    with pytest.raises(DecodeError, match="map key"):
+        cbor.decode(data)
+    with pytest.raises(DecodeError, match="range"):
+        cbor.decode(bytes.fromhex("a18119010001"), byte_keys=True)  # [256]
+
+
+def test_deeper_where_the_caller_says_so() -> None:
+    nested = b"\x81" * 20 + b"\x00"
+    with pytest.raises(DecodeError, match="deeper than 16"):
+        cbor.decode(nested)
+    assert cbor.decode(nested, depth=20)
