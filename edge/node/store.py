@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from edge.errors import ConfigError
 
-VERSION = 1
 BUSY = 10_000
 """Milliseconds to wait for another process that writes."""
 
@@ -48,6 +47,21 @@ CREATE TABLE peer (identifier TEXT PRIMARY KEY, history BLOB NOT NULL) STRICT;
 CREATE TABLE time_floor (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 """
 
+MIGRATIONS = (
+    # What identities in tokens need: where a key was when it was made, and keys in the making or going.
+    """
+    ALTER TABLE identity ADD COLUMN serial TEXT NOT NULL DEFAULT '';
+    ALTER TABLE identity ADD COLUMN module TEXT NOT NULL DEFAULT '';
+    CREATE TABLE unsettled (
+        identity TEXT NOT NULL, vault TEXT NOT NULL REFERENCES vault(name), kind TEXT NOT NULL,
+        label TEXT NOT NULL, what TEXT NOT NULL CHECK (what IN ('making', 'going')),
+        PRIMARY KEY (vault, label)
+    ) STRICT;
+    """,
+)
+"""What makes version n + 2 of n + 1, in this order. Only ever added to."""
+VERSION = 1 + len(MIGRATIONS)
+
 
 class VaultRecord(NamedTuple):
     """A vault, by name."""
@@ -58,7 +72,8 @@ class VaultRecord(NamedTuple):
 
 
 class IdentityRecord(NamedTuple):
-    """An identity of ours, and where its key is."""
+    """An identity of ours, and where its key is. `serial` and `module` are those of the token that the
+    key was made in, empty where there is none; its public key is in the latest change."""
 
     name: str
     identifier: str
@@ -67,6 +82,19 @@ class IdentityRecord(NamedTuple):
     label: str
     history: bytes
     is_default: bool
+    serial: str = ""
+    module: str = ""
+
+
+class UnsettledKey(NamedTuple):
+    """A key that an identity is not to have (`going`) or does not have yet (`making`). Written before
+    the vault is asked, so that no power cut leaves a key that nobody knows of."""
+
+    identity: str
+    vault: str
+    kind: str
+    label: str
+    what: str
 
 
 class NodeRecord(NamedTuple):
@@ -127,10 +155,11 @@ class Store:
 
     def remove_vault(self, name: str) -> None:
         self.vault(name)
-        users = [one.name for one in self.identities() if one.vault == name]
+        users = {one.name for one in self.identities() if one.vault == name}
+        users |= {one.identity for one in self.unsettled() if one.vault == name}
         if users:
             raise ConfigError(
-                f"the vault {name} holds the keys of {', '.join(users)}",
+                f"the vault {name} holds the keys of {', '.join(sorted(users))}",
                 hint="delete those identities first",
             )
         self._remove("vault", name)
@@ -142,12 +171,11 @@ class Store:
     # -- identities
 
     def identities(self) -> list[IdentityRecord]:
-        return [
-            IdentityRecord(name, identifier, vault, kind, label, history, bool(default))
-            for name, identifier, vault, kind, label, history, default in self._rows(
-                "SELECT * FROM identity ORDER BY name"
-            )
-        ]
+        rows = self._rows(
+            "SELECT name, identifier, vault, kind, label, history, is_default, serial, module"
+            " FROM identity ORDER BY name"
+        )
+        return [IdentityRecord(*row)._replace(is_default=bool(row[6])) for row in rows]
 
     def identity(self, name: str) -> IdentityRecord:
         return _found("identity", name, self.identities())
@@ -156,40 +184,101 @@ class Store:
         return _default(self.identities())
 
     def add_identity(
-        self, name: str, *, identifier: str, vault: str, kind: str, label: str, history: bytes
+        self,
+        name: str,
+        *,
+        identifier: str,
+        vault: str,
+        kind: str,
+        label: str,
+        history: bytes,
+        serial: str = "",
+        module: str = "",
     ) -> IdentityRecord:
-        """The first one is the default."""
+        """The first one is the default. Its key is not in the making any more."""
         with self._changing(taken=f"an identity named {name} exists already"):
             first = not self._rows("SELECT 1 FROM identity")
             self._db.execute(
-                "INSERT INTO identity VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (name, identifier, vault, kind, label, history, first),
+                "INSERT INTO identity (name, identifier, vault, kind, label, history, is_default,"
+                " serial, module) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (name, identifier, vault, kind, label, history, first, serial, module),
             )
+            self._forget_key(vault, label)
         return self.identity(name)
 
     def rotate_identity(
-        self, name: str, *, kind: str, label: str, history: bytes
+        self,
+        name: str,
+        *,
+        kind: str,
+        label: str,
+        history: bytes,
+        serial: str = "",
+        module: str = "",
     ) -> IdentityRecord:
+        """The new key counts, and the old one is going, from the same moment."""
         with self._changing():
+            old = self.identity(name)
+            self._keep_key(UnsettledKey(name, old.vault, old.kind, old.label, "going"))
+            self._forget_key(old.vault, label)
             self._db.execute(
-                "UPDATE identity SET kind = ?, label = ?, history = ? WHERE name = ?",
-                (kind, label, history, name),
+                "UPDATE identity SET kind = ?, label = ?, history = ?, serial = ?, module = ?"
+                " WHERE name = ?",
+                (kind, label, history, serial, module, name),
             )
         return self.identity(name)
 
-    def remove_identity(self, name: str) -> None:
-        self.identity(name)
+    def remove_identity(self, name: str, *, key_goes: bool = False) -> None:
+        """Forget it; with `key_goes` remember that its key is to be destroyed."""
+        record = self.identity(name)
         users = [one.name for one in self.nodes() if one.identity == name]
         if users:
             raise ConfigError(
                 f"the identity {name} is that of the node {', '.join(users)}",
                 hint="delete the node first",
             )
-        self._remove("identity", name)
+        with self._changing():
+            self._delete("identity", name)
+            if key_goes:
+                key = UnsettledKey(name, record.vault, record.kind, record.label, "going")
+                self._keep_key(key)
 
     def make_default_identity(self, name: str) -> None:
         self.identity(name)
         self._make_default("identity", name)
+
+    # -- keys in the making, and keys to be destroyed
+
+    def unsettled(self, identity: str | None = None) -> list[UnsettledKey]:
+        """Those of one identity, or all."""
+        rows = self._rows(
+            "SELECT identity, vault, kind, label, what FROM unsettled WHERE ? IS NULL OR identity = ?"
+            " ORDER BY rowid",
+            identity,
+            identity,
+        )
+        return [UnsettledKey(*row) for row in rows]
+
+    def reserve_key(self, key: UnsettledKey, vault: VaultRecord) -> None:
+        """Before it is made: the key, and the vault if that is not known yet."""
+        with self._changing(taken=f"the key {key.label} in the vault {vault.name} is not settled"):
+            if not self._rows("SELECT 1 FROM vault WHERE name = ?", vault.name):
+                first = not self._rows("SELECT 1 FROM vault")
+                self._db.execute(
+                    "INSERT INTO vault VALUES (?, ?, ?)", (vault.name, vault.uri, first)
+                )
+            self._keep_key(key)
+
+    def settle_key(self, key: UnsettledKey) -> None:
+        """It is gone, or an identity's."""
+        with self._changing():
+            self._forget_key(key.vault, key.label)
+
+    def _keep_key(self, key: UnsettledKey) -> None:
+        self._db.execute("INSERT INTO unsettled VALUES (?, ?, ?, ?, ?)", key)
+
+    def _forget_key(self, vault: str, label: str) -> None:
+        self._db.execute("DELETE FROM unsettled WHERE vault = ? AND label = ?", (vault, label))
 
     # -- nodes
 
@@ -362,14 +451,17 @@ class Store:
             self._db.execute(f"UPDATE {table} SET is_default = (name = ?)", (name,))
 
     def _remove(self, table: str, name: str) -> None:
-        """If it was the default, the first of the others is."""
         with self._changing():
-            self._db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
-            self._db.execute(
-                f"UPDATE {table} SET is_default = 1 WHERE NOT EXISTS"
-                f" (SELECT 1 FROM {table} WHERE is_default = 1)"
-                f" AND name = (SELECT min(name) FROM {table})"
-            )
+            self._delete(table, name)
+
+    def _delete(self, table: str, name: str) -> None:
+        """If it was the default, the first of the others is."""
+        self._db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+        self._db.execute(
+            f"UPDATE {table} SET is_default = 1 WHERE NOT EXISTS"
+            f" (SELECT 1 FROM {table} WHERE is_default = 1)"
+            f" AND name = (SELECT min(name) FROM {table})"
+        )
 
     def _migrate(self) -> None:
         self._db.execute(
@@ -379,15 +471,17 @@ class Store:
             return
         with self._changing():
             found = self._version()  # again, now that nobody else makes it
-            if found == VERSION:
-                return
-            if found:
+            if found > VERSION:
                 raise ConfigError(
                     f"the database {self.path} has version {found}, this program knows {VERSION}",
                     hint="use the newer ockam-edge, or another OCKAM_HOME",
                 )
-            for statement in SCHEMA.split(";"):
-                self._db.execute(statement)
+            if found == VERSION:
+                return
+            for script in (SCHEMA, *MIGRATIONS)[found:]:
+                for statement in script.split(";"):
+                    self._db.execute(statement)
+            self._db.execute("DELETE FROM schema_version")
             self._db.execute("INSERT INTO schema_version VALUES (?)", (VERSION,))
 
     def _version(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edge.errors import ConfigError
-from edge.node.store import Store, Taken, Unknown
+from edge.node import store as module
+from edge.node.store import Store, Taken, Unknown, UnsettledKey, VaultRecord
 
 
 @pytest.fixture
@@ -211,3 +212,56 @@ def test_kill_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
         there = {one.spec["number"] for one in store.resources("n")}
         assert set(said) <= there
     store.close()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MIGRATIONS", ())
+    monkeypatch.setattr(module, "VERSION", 1)
+    old = Store(tmp_path / "edge.db")
+    old._db.execute("INSERT INTO vault VALUES ('v', 'software:/v', 1)")
+    old._db.execute("INSERT INTO identity VALUES ('a', 'Ia', 'v', 'ed25519', 'k', x'01', 1)")
+    old.close()
+    monkeypatch.undo()
+    for _ in range(2):
+        new = Store(tmp_path / "edge.db")
+        assert new._version() == module.VERSION > 1
+        record = new.identity("a")
+        assert (record.label, record.history, record.serial, record.is_default) == (
+            "k", b"\1", "", True,
+        )  # fmt: skip
+        new.close()
+
+
+def test_keys_that_are_not_settled(store: Store) -> None:
+    """A key is reserved before it is made, and counted as going before it is destroyed."""
+    vault = VaultRecord("v", "software:/v", False)
+    making = UnsettledKey("a", "v", "p256", "k", "making")
+    store.reserve_key(making, vault)
+    assert store.vaults() == [VaultRecord("v", "software:/v", True)]
+    with pytest.raises(Taken, match="not settled"):
+        store.reserve_key(making, vault)
+    with pytest.raises(ConfigError, match="keys of a"):
+        store.remove_vault("v")
+    store.add_identity(
+        "a",
+        identifier="Ia",
+        vault="v",
+        kind="p256",
+        label="k",
+        history=b"h",
+        serial="s",
+        module="m",
+    )
+    assert store.unsettled() == []
+    store.reserve_key(making._replace(label="k2"), vault)
+    changed = store.rotate_identity("a", kind="p256", label="k2", history=b"hh")
+    assert (changed.label, changed.serial) == ("k2", "")
+    assert store.unsettled("a") == [making._replace(what="going")]
+    assert store.unsettled("b") == []
+    store.remove_identity("a", key_goes=True)
+    assert [key.label for key in store.unsettled()] == ["k", "k2"]
+    for key in store.unsettled():
+        store.settle_key(key)
+    store.remove_vault("v")
