@@ -20,7 +20,7 @@ LAYERS = (
     ("identity", "policy"),
     ("channel",),
     ("keyring", "routing"),
-    ("portal", "relay"),
+    ("portal", "relay", "authority"),
     ("node",),
     ("cli",),
     ("__main__",),
