@@ -26,6 +26,7 @@ class Profile:
     omit_private: tuple[str, ...] = ()
     id_length: int = 20  # of the CKA_ID we give
     longest_label: int = 255
+    derive_is_decrypt: bool = False  # a key to derive with needs DECRYPT too
     one_generation: bool = False  # start the library again after each new key
     stale_view: bool = (
         False  # keys of other processes appear only after the library was started again
@@ -49,6 +50,7 @@ ROWS = (
         # It maps VERIFY to the TPM's decrypt bit and SIGN to sign/encrypt, and compares afterwards.
         omit_public=("ENCRYPT", "WRAP", "VERIFY"),
         omit_private=("DECRYPT", "UNWRAP", "DERIVE"),
+        derive_is_decrypt=True,
         one_generation=True,
         stale_view=True,
         attributes_prove=False,

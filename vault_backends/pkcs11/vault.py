@@ -16,6 +16,7 @@ from pkcs11.constants import DEFAULT as OMIT
 from vault_backends.pkcs11 import points
 from vault_backends.pkcs11.objects import WAYS, destroy, kind_of, kinds_of, read, search
 from vault_backends.pkcs11.profiles import P256_OID
+from vault_backends.pkcs11.sealing import LABEL, Sealing
 from vault_backends.pkcs11.token import TokenLogin
 from vault_backends.uri import Ask, Pkcs11Uri
 from vault_backends.vault import (
@@ -63,6 +64,7 @@ class Pkcs11Vault:
         self, uri: Pkcs11Uri, ask: Ask | None = None, state_dir: Path | None = None
     ) -> None:
         self.login = TokenLogin(uri, ask, state_dir)
+        self.sealing = Sealing(self.login)
         self.signs = 0  # signatures asked of the token
         self._kinds: frozenset[Kind] | None = None
         self._found: dict[Key, _Held] = {}
@@ -104,7 +106,9 @@ class Pkcs11Vault:
             if not found and not self.login.view_is_good():
                 found = self._search(self.login.renew(), ObjectClass.PRIVATE_KEY)
             labels = [(kind_of(one), read(one, Attribute.LABEL)) for one in found]
-        return iter([Key(kind, label) for kind, label in labels if kind and label])
+        return iter(
+            [Key(kind, label) for kind, label in labels if kind and label and label != LABEL]
+        )
 
     def public(self, key: Key) -> bytes:
         with self.login.logged_in() as session:
@@ -139,6 +143,14 @@ class Pkcs11Vault:
     def close(self) -> None:
         self._found.clear()
         self.login.close()
+
+    # --- other secrets, under the key that `sealing.provision()` makes
+
+    def seal(self, secret: bytes, aad: bytes) -> bytes:
+        return self.sealing.seal(secret, aad)
+
+    def unseal(self, blob: bytes, aad: bytes) -> bytes:
+        return self.sealing.unseal(blob, aad)
 
     # --- what only tokens can do
 
