@@ -78,7 +78,7 @@ def test_the_pure_parts_have_no_world(path: Path) -> None:
 def test_only_the_keyring_and_what_is_above_it_know_vaults() -> None:
     for path in sources("edge"):
         if any(name.split(".")[0] == "vault_backends" for name in imports(path)):
-            assert part(path) in {"keyring", "node", "cli"}, path
+            assert part(path) in {"keyring", "authority", "node", "cli"}, path
 
 
 def test_vaults_know_nothing_of_the_node() -> None:
