@@ -11,7 +11,9 @@ FOUND := $(shell command -v $(PYTHON) 2>/dev/null)
 PYTHON_PACKAGES := $(if $(filter-out /usr/bin/% /bin/%,$(FOUND)),,python3 python3-venv python3-dev)
 # systemd-python is compiled.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libsystemd-dev
-TEST_PACKAGES := softhsm2 opensc iproute2 procps openssl
+TOKEN_PACKAGES := softhsm2 opensc openssl swtpm swtpm-tools tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 \
+	libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 libnss3 libnss3-tools dbus gcc libc6-dev
+TEST_PACKAGES := iproute2 procps $(TOKEN_PACKAGES)
 DEMO_PACKAGES := softhsm2 opensc iproute2 postgresql
 BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 openssh-server openssh-client
 
@@ -19,13 +21,14 @@ BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 openssh-server openssh-client
 PURE := edge/wire/*,edge/identity/*,edge/policy/*,edge/channel/*
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test check test-interop demo bench clean packages-test packages-demo packages-bench
+.PHONY: help venv test check test-interop test-tokens demo bench clean packages-test packages-tokens packages-demo packages-bench
 
 help:
 	@echo "make venv          leaves the command at $(BIN)/ockam-edge"
 	@echo "make demo          a tunnel to a database through a relay, explained"
 	@echo "make test          style, types, tests, coverage"
 	@echo "make test-interop  only the tests against a stock ockam"
+	@echo "make test-tokens   every token through its own module; prints the matrix"
 	@echo "make bench         the table of speeds"
 	@echo "make clean         removes what the others made in this folder"
 
@@ -46,6 +49,9 @@ $(LEFT)/test: $(LEFT)/venv
 packages-test:
 	@sh .ci/packages $(TEST_PACKAGES)
 
+packages-tokens:
+	@sh .ci/packages $(TOKEN_PACKAGES)
+
 packages-demo:
 	@sh .ci/packages $(DEMO_PACKAGES)
 
@@ -65,6 +71,10 @@ test: packages-test check
 
 test-interop: packages-test $(LEFT)/test
 	$(BIN)/python -m pytest -v -rs tests/interop $(PYTEST)
+
+test-tokens: packages-tokens $(LEFT)/test
+	$(BIN)/python -m pytest -q -m tokens tests/tokens --tokens-results tests/tokens/results.json $(PYTEST); \
+		status=$$?; $(BIN)/python -m tests.tokens.matrix; exit $$status
 
 demo: packages-demo $(LEFT)/venv
 	@$(BIN)/python softhsm-test/demo.py

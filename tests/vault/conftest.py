@@ -117,7 +117,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vault_uri" in metafunc.fixturenames:
         given = metafunc.config.getoption("vault_uri", default=[])
         names = ["software-key", "software-passphrase", "softhsm", *given]
-        metafunc.parametrize("vault_uri", names, indirect=True)
+        ids = [*names[:3], *(f"given{n}" for n in range(len(given)))]
+        metafunc.parametrize("vault_uri", names, indirect=True, ids=ids)
 
 
 @pytest.fixture
