@@ -1,25 +1,30 @@
-"""Keys in one file, sealed at rest; for devices without a token, and for tests.
+"""Keys in one file, sealed at rest; for devices without a token, for tokens that hold too little, and
+for tests.
 
 The file is JSON: how the sealing key is made, and one box (XChaCha20-Poly1305, the first part
-bound to it) with every private key. It is replaced whole, under a lock, so that a power cut at any
-moment leaves the old file or the new one, and two processes lose nothing of each other's."""
+bound to it) with every private key. The sealing key is in a file or a systemd credential, or comes
+from a passphrase by argon2id, or is random and sealed by a token, which is then needed once per
+process, to open the file. The vault file is replaced whole, under a lock, so that a power cut at
+any moment leaves the old file or the new one, and two processes lose nothing of each other's."""
 
 import base64
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl import pwhash
 from nacl.exceptions import CryptoError
 from nacl.secret import Aead
 from nacl.utils import random
 
+from vault_backends import open_vault
 from vault_backends.uri import Ask, SoftwareUri, check_private, obtain, read_secret, secret_path
 from vault_backends.vault import (
     Exists,
@@ -28,6 +33,10 @@ from vault_backends.vault import (
     Locked,
     Misconfigured,
     NotFound,
+    Provisions,
+    Refused,
+    Seals,
+    Unsupported,
     Vault,
     VaultError,
     check_label,
@@ -37,11 +46,15 @@ from vault_backends.vault import (
 _OPS, _MEMORY = 3, pwhash.argon2id.MEMLIMIT_INTERACTIVE
 _MOST_OPS, _MOST_MEMORY = 16, 1 << 30  # a file that asks for more is refused, not obeyed
 
+_SEALED_KEY = b"ockam-edge: the sealing key of a software vault"
+_OTHER_SECRETS = b"ockam-edge: secrets beside the keys of a software vault"
+_BLOB = b"\1"  # version of what seal() gives
+
 _Private = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
 def open(uri: SoftwareUri, ask: Ask | None, state_dir: Path | None) -> Vault:
-    return SoftwareVault(uri, ask)
+    return SoftwareVault(uri, ask, state_dir)
 
 
 class _Stamp(NamedTuple):
@@ -57,10 +70,13 @@ class SoftwareVault:
 
     kinds = frozenset(Kind)
 
-    def __init__(self, uri: SoftwareUri, ask: Ask | None = None) -> None:
+    def __init__(
+        self, uri: SoftwareUri, ask: Ask | None = None, state_dir: Path | None = None
+    ) -> None:
         self._uri = uri
         self._path = uri.path
         self._ask = ask
+        self._state_dir = state_dir
         self._closed = False
         self._stamp: _Stamp | None = None
         self._secrets: dict[str, tuple[Kind, bytes]] = {}
@@ -105,6 +121,43 @@ class SoftwareVault:
             "label": key.label,
             "extractable": True,
         }
+
+    # --- other secrets
+
+    def provision(self) -> str:
+        """With sealed-by, the seal key of that token is made; else there is nothing to make."""
+        if self._uri.sealed_by is None:
+            return "xchacha20-poly1305"
+        with self._token() as token:
+            if not isinstance(token, Provisions):
+                raise Unsupported(f"{self._uri.sealed_by} cannot seal")
+            return token.provision()
+
+    def seal(self, secret: bytes, aad: bytes) -> bytes:
+        """Under a key of its own, made from the sealing key; the file is made if there is none."""
+        with self._changing() as header:
+            if self._stamp is None:
+                self._store(header, {})
+        return _BLOB + bytes(Aead(self._other_key(header)).encrypt(secret, aad))
+
+    def unseal(self, blob: bytes, aad: bytes) -> bytes:
+        header = self._load()
+        if header is None:
+            raise NotFound(f"there is no vault file {self._path}", hint="restore it from a backup")
+        if blob[:1] != _BLOB:
+            raise Refused("this is no sealed secret, or one of a newer version")
+        try:
+            return bytes(Aead(self._other_key(header)).decrypt(blob[1:], aad))
+        except (CryptoError, ValueError):
+            raise Refused(
+                f"the sealed secret does not open with {self._path}: it was changed, or sealed for "
+                "something else, or by another vault",
+                hint="restore it from a backup",
+            ) from None
+
+    def _other_key(self, header: dict[str, Any]) -> bytes:
+        derive = HKDF(hashes.SHA256(), Aead.KEY_SIZE, salt=None, info=_OTHER_SECRETS)
+        return derive.derive(self._sealing_key(header))
 
     def close(self) -> None:
         self._closed = True
@@ -175,7 +228,7 @@ class SoftwareVault:
         try:
             whole = json.loads(text)
             box = base64.b64decode(whole.pop("box"), validate=True)
-            if whole.get("version") != 1 or whole.get("kdf") not in ("file", "argon2id"):
+            if whole.get("version") != 1 or whole.get("kdf") not in _WITH:
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._damaged() from None
@@ -221,9 +274,12 @@ class SoftwareVault:
     # --- the sealing key
 
     def _source(self) -> str:
-        return self._uri.key_source or self._uri.passphrase_source or "the passphrase"
+        uri = self._uri
+        return uri.key_source or uri.passphrase_source or uri.sealed_by or "the passphrase"
 
     def _new_header(self) -> dict[str, Any]:
+        if self._uri.sealed_by is not None:
+            return self._new_sealed_header()
         if self._uri.key_source is None:
             salt = random(pwhash.argon2id.SALTBYTES).hex()
             return {"version": 1, "kdf": "argon2id", "salt": salt, "ops": _OPS, "memory": _MEMORY}
@@ -237,13 +293,15 @@ class SoftwareVault:
     def _sealing_key(self, header: dict[str, Any]) -> bytes:
         text = _canonical(header).decode()
         if self._sealing is None or self._sealing[0] != text:
-            make = self._key_from_file if header["kdf"] == "file" else self._key_from_passphrase
-            self._sealing = text, make(header)
+            attribute, what, make = _WITH[header["kdf"]]
+            if getattr(self._uri, attribute) is None:
+                hint = f"give {attribute.replace('_', '-')}"
+                raise Misconfigured(f"{self._path} is sealed with {what}", hint=hint)
+            self._sealing = text, make(self, header)
         return self._sealing[1]
 
     def _key_from_file(self, header: dict[str, Any]) -> bytes:
-        if self._uri.key_source is None:
-            raise Misconfigured(f"{self._path} is sealed with a key file", hint="give key-source")
+        assert self._uri.key_source is not None
         try:
             key = bytes.fromhex(read_secret(self._uri.key_source))
         except ValueError:
@@ -253,10 +311,7 @@ class SoftwareVault:
         return key
 
     def _key_from_passphrase(self, header: dict[str, Any]) -> bytes:
-        if self._uri.passphrase_source is None:
-            raise Misconfigured(
-                f"{self._path} is sealed with a passphrase", hint="give passphrase-source"
-            )
+        assert self._uri.passphrase_source is not None
         try:
             salt, ops, memory = (
                 bytes.fromhex(header["salt"]),
@@ -272,6 +327,52 @@ class SoftwareVault:
             Aead.KEY_SIZE, secret.encode(), salt, opslimit=ops, memlimit=memory
         )
         return key
+
+    # --- the sealing key in a token's care
+
+    @contextmanager
+    def _token(self) -> Iterator[Vault]:
+        """The token, for as long as it is needed; its errors say which file they are about."""
+        assert self._uri.sealed_by is not None
+        token = open_vault(self._uri.sealed_by, self._ask, state_dir=self._state_dir)
+        try:
+            yield token
+        except VaultError as error:
+            raise type(error)(
+                f"{self._path} is sealed by a token: {error}", hint=error.hint, retry=error.retry
+            ) from error
+        finally:
+            token.close()
+
+    def _new_sealed_header(self) -> dict[str, Any]:
+        key = random(Aead.KEY_SIZE)
+        with self._token() as token:
+            sealed = _sealing(token).seal(key, _SEALED_KEY)
+        header = {"version": 1, "kdf": "sealed", "sealed": base64.b64encode(sealed).decode()}
+        self._sealing = _canonical(header).decode(), key
+        return header
+
+    def _key_from_token(self, header: dict[str, Any]) -> bytes:
+        try:
+            sealed = base64.b64decode(header["sealed"], validate=True)
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged() from None
+        with self._token() as token:
+            return _sealing(token).unseal(sealed, _SEALED_KEY)
+
+
+# How the sealing key is made -> what the URI must give for it, in words, and how to get it.
+_WITH: dict[str, tuple[str, str, Callable[[SoftwareVault, dict[str, Any]], bytes]]] = {
+    "file": ("key_source", "a key file", SoftwareVault._key_from_file),
+    "argon2id": ("passphrase_source", "a passphrase", SoftwareVault._key_from_passphrase),
+    "sealed": ("sealed_by", "a token", SoftwareVault._key_from_token),
+}
+
+
+def _sealing(token: Vault) -> Seals:
+    if not isinstance(token, Seals):
+        raise Unsupported("this vault cannot seal")
+    return token
 
 
 def _canonical(header: dict[str, Any]) -> bytes:

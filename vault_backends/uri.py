@@ -2,6 +2,7 @@
 
     software:/var/lib/edge/keys?key-source=file:/etc/edge/keys.key
     software:/var/lib/edge/keys?passphrase-source=credential:edge-passphrase
+    software:/var/lib/edge/keys?sealed-by=pkcs11%3Atoken=edge%3Fmodule-path=/usr/lib/…%26pin-source=file:/etc/edge/pin
     pkcs11:token=edge;object=identity?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/edge/pin
 
 A URI holds no secret, so messages may show its parts; `pin-value` is refused for that reason, and
@@ -26,12 +27,13 @@ _LONGEST_SECRET = 4096
 
 @dataclass(frozen=True)
 class SoftwareUri:
-    """Keys in one file. Exactly one of the two sources is set."""
+    """Keys in one file. Exactly one of the last three is set."""
 
     scheme: ClassVar[str] = "software"
     path: Path
     key_source: str | None = None
     passphrase_source: str | None = None
+    sealed_by: str | None = None  # the URI of a token
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,25 @@ def parse(uri: str) -> SoftwareUri | Pkcs11Uri:
 
 
 def _software(path: str, query: str) -> SoftwareUri:
-    values = _pairs(query, "&", {"key-source", "passphrase-source"}, "query")
+    values = _pairs(query, "&", {"key-source", "passphrase-source", "sealed-by"}, "query")
     place = _text("path", path)
     if not place.startswith("/"):
         raise Misconfigured(f"vault URI: the path must be absolute, not {place!r}")
     if len(values) > 1:
-        raise Misconfigured("vault URI: give key-source or passphrase-source, not both")
+        raise Misconfigured("vault URI: give key-source, passphrase-source or sealed-by, not both")
+    if "sealed-by" in values:
+        return SoftwareUri(Path(place), sealed_by=_sealed_by(values["sealed-by"]))
     sources = {name: _source(name, value) for name, value in values.items()}
     if not sources:
         sources = {"key-source": f"file:{place}.key"}
     return SoftwareUri(Path(place), sources.get("key-source"), sources.get("passphrase-source"))
+
+
+def _sealed_by(value: str) -> str:
+    uri = _text("sealed-by", value)
+    if not isinstance(parse(uri), Pkcs11Uri):
+        raise Misconfigured("vault URI: sealed-by is the URI of a token, percent-encoded")
+    return uri
 
 
 _PATH_ATTRIBUTES = {

@@ -54,6 +54,16 @@ class Seals(Protocol):
 
 
 @runtime_checkable
+class Provisions(Protocol):
+    """Makes the key that `seal` needs: an act of its own, never part of sealing."""
+
+    def provision(self) -> str:
+        """How it seals. Makes the key if there is none; tests one that is there, and never replaces
+        it."""
+        ...
+
+
+@runtime_checkable
 class Attests(Protocol):
     """Can say where a key lives and how it is held."""
 

@@ -4,18 +4,33 @@ it."""
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from vault_backends import open_vault, software
-from vault_backends.vault import Exists, Key, Kind, Locked, Misconfigured, VaultError
+from vault_backends.pkcs11 import module
+from vault_backends.vault import (
+    DeviceGone,
+    Exists,
+    Key,
+    Kind,
+    Locked,
+    Misconfigured,
+    NotFound,
+    Provisions,
+    Refused,
+    Seals,
+    VaultError,
+)
 
-from .conftest import secret_file
+from .conftest import SoftToken, secret_file
 
 
 @pytest.fixture
@@ -223,6 +238,174 @@ def test_changes_of_others_show_while_open(path: Path) -> None:
     assert two.public(key) == one.public(key)  # the new one, not the one held in memory
     with pytest.raises(Exists):
         one.generate(Kind.ED25519, "a")
+
+
+# --- other secrets
+
+
+@pytest.fixture(params=["key file", "credential", "passphrase"])
+def sealing_uri(request, path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "credential":
+        (path.parent / "credentials").mkdir()
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent / "credentials"))
+        secret_file(path.parent / "credentials" / "seal", "22" * 32)
+        return uri(path, "?key-source=credential:seal")
+    if request.param == "passphrase":
+        secret = secret_file(path.parent / "pass", "correct horse")
+        return uri(path, f"?passphrase-source=file:{secret}")
+    return uri(path)
+
+
+def test_seals_other_secrets(sealing_uri: str) -> None:
+    vault = open_vault(sealing_uri)
+    assert isinstance(vault, Seals)
+    assert isinstance(vault, Provisions)
+    assert vault.provision() == "xchacha20-poly1305"
+    blob = vault.seal(b"secret", b"what for")
+    assert b"secret" not in blob
+    key = vault.generate(Kind.P256, "a")  # the file changes
+    again = open_vault(sealing_uri)
+    assert isinstance(again, Seals)
+    assert again.unseal(blob, b"what for") == b"secret"
+    assert list(again.keys()) == [key]
+    with pytest.raises(Refused, match="does not open"):
+        again.unseal(blob, b"other")
+    for at in range(len(blob)):
+        changed = bytearray(blob)
+        changed[at] ^= 1
+        with pytest.raises(Refused):
+            again.unseal(bytes(changed), b"what for")
+    for length in range(len(blob)):
+        with pytest.raises(Refused):
+            again.unseal(blob[:length], b"what for")
+
+
+def test_sealing_leaves_the_keys(path: Path) -> None:
+    vault = open_vault(uri(path))
+    key = vault.generate(Kind.ED25519, "a")
+    public = vault.public(key)
+    assert isinstance(vault, Seals)
+    vault.seal(b"x", b"")
+    assert open_vault(uri(path)).public(key) == public
+
+
+def test_unsealing_without_the_file_makes_none(path: Path) -> None:
+    vault = open_vault(uri(path))
+    assert isinstance(vault, Seals)
+    with pytest.raises(NotFound, match="no vault file"):
+        vault.unseal(b"\1" + bytes(60), b"")
+    assert os.listdir(path.parent) == []
+
+
+def test_passphrase_by_credential(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = uri(path, "?passphrase-source=credential:words")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    secret_file(path.parent / "words", "correct horse\n")
+    key = open_vault(source).generate(Kind.ED25519, "a")
+    assert list(open_vault(source).keys()) == [key]
+    assert json.loads(path.read_text())["kdf"] == "argon2id"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(Locked, match="CREDENTIALS_DIRECTORY"):
+        list(open_vault(source).keys())
+
+
+# --- sealed by a token
+
+
+def sealed_uri(path: Path, token: str) -> str:
+    return uri(path, "?sealed-by=" + quote(token, safe="/"))
+
+
+@pytest.fixture
+def sealed(path: Path, soft_token: SoftToken) -> str:
+    """The URI of a vault whose token has a seal key."""
+    whole = sealed_uri(path, soft_token.uri())
+    vault = open_vault(whole)
+    assert isinstance(vault, Provisions)
+    assert vault.provision() == "ecdh-p256"
+    return whole
+
+
+def test_token_opens_the_file(path: Path, sealed: str) -> None:
+    vault = open_vault(sealed)
+    key = vault.generate(Kind.ED25519, "a")
+    assert isinstance(vault, Seals)
+    blob = vault.seal(b"secret", b"")
+    again = open_vault(sealed)
+    assert again.public(key) == vault.public(key)
+    assert isinstance(again, Seals)
+    assert again.unseal(blob, b"") == b"secret"
+    assert sorted(os.listdir(path.parent)) == ["keys", "keys.lock", "token"]
+    assert json.loads(path.read_text()).keys() == {"version", "kdf", "sealed", "box"}
+
+
+def test_token_without_a_seal_key(path: Path, soft_token: SoftToken) -> None:
+    vault = open_vault(sealed_uri(path, soft_token.uri()))
+    with pytest.raises(NotFound, match="no seal key") as caught:
+        vault.generate(Kind.ED25519, "a")
+    assert str(path) in str(caught.value)
+    assert "vault seal" in caught.value.hint
+    assert not path.exists()
+
+
+def test_token_is_needed_once_per_process(path: Path, sealed: str, soft_token: SoftToken) -> None:
+    key = open_vault(sealed).generate(Kind.ED25519, "a")
+    vault = open_vault(sealed)
+    vault.sign(key, b"x")
+    away = soft_token.files.rename(soft_token.folder / "away")
+    other = vault.generate(Kind.P256, "b")
+    assert set(vault.keys()) == {key, other}
+    with pytest.raises((DeviceGone, NotFound)):
+        list(open_vault(sealed).keys())
+    away.rename(soft_token.folder / "tokens" / "back")
+    assert set(open_vault(sealed).keys()) == {key, other}
+
+
+def test_copied_disk(path: Path, sealed: str, soft_token: SoftToken, tmp_path: Path) -> None:
+    """Everything but the token, in another place: with no token, and with another one that has the
+    same label, PIN and kind of seal key."""
+    open_vault(sealed).generate(Kind.ED25519, "a")
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    shutil.copy(path, copy / "keys")
+    shutil.copy(soft_token.pin_file, copy / "pin")
+    here = sealed_uri(copy / "keys", soft_token.uri().replace(str(soft_token.folder), str(copy)))
+    assert list(open_vault(here).keys())  # the copy is good, as long as the token is there
+
+    shutil.move(soft_token.files, soft_token.folder / "stays behind")
+    module.stop_all()
+    with pytest.raises(NotFound, match="there is no token"):
+        list(open_vault(here).keys())
+
+    soft_token.init("edge")
+    with pytest.raises(NotFound, match="no seal key"):
+        list(open_vault(here).keys())
+    vault = open_vault(here)
+    assert isinstance(vault, Provisions)
+    vault.provision()
+    with pytest.raises(Locked, match="was sealed with the key"):
+        list(open_vault(here).keys())
+    with pytest.raises(Locked, match="was sealed with the key"):
+        open_vault(here).generate(Kind.ED25519, "b")
+    with pytest.raises(Misconfigured, match="sealed with a token"):
+        list(open_vault(uri(copy / "keys")).keys())
+
+
+@pytest.mark.parametrize("change", [{"sealed": "!"}, {"sealed": None}, {"sealed": "AQ=="}, {}])
+def test_damaged_sealed_key(path: Path, sealed: str, change: dict[str, object]) -> None:
+    open_vault(sealed).generate(Kind.P256, "a")
+    whole = json.loads(path.read_text())
+    if not change:
+        del whole["sealed"]
+    path.write_text(json.dumps(whole | change))
+    with pytest.raises(VaultError):
+        list(open_vault(sealed).keys())
+
+
+def test_file_of_another_sealing(path: Path, sealed: str) -> None:
+    open_vault(uri(path)).generate(Kind.P256, "a")
+    with pytest.raises(Misconfigured, match="sealed with a key file"):
+        list(open_vault(sealed).keys())
 
 
 # --- processes

@@ -144,7 +144,10 @@ class Pkcs11Vault:
         self._found.clear()
         self.login.close()
 
-    # --- other secrets, under the key that `sealing.provision()` makes
+    # --- other secrets
+
+    def provision(self) -> str:
+        return self.sealing.provision()
 
     def seal(self, secret: bytes, aad: bytes) -> bytes:
         return self.sealing.seal(secret, aad)
