@@ -1,6 +1,8 @@
 """`node`: the process that everything runs in."""
 
+import math
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -287,6 +289,7 @@ def _block(found: dict[str, Any]) -> str:
             "Identity": f"{found['identity_name']} {found.get('identifier', '')}".strip(),
             "Route": found["route"]["short"],
             "Address": found["route"].get("verbose"),
+            "Warning": _warning(found),
         }
     )
     for kind in RESOURCES:
@@ -295,6 +298,15 @@ def _block(found: dict[str, Any]) -> str:
             text += f"\n    {kind.replace('_', ' ').capitalize()}:"
             text += "".join(f"\n      {_one(item)}" for item in items)
     return text
+
+
+def _warning(found: dict[str, Any]) -> str | None:
+    name = found["identity_name"]
+    if found.get("identity_behind"):
+        return f"{name} was rotated, and this node cannot follow: {found['identity_behind']}"
+    if time.time() >= found.get("rotation_due", math.inf):
+        return f"the key of {name} is old: ockam-edge identity rotate {name}"
+    return None
 
 
 def _one(item: Any) -> str:

@@ -13,7 +13,7 @@ from edge.keyring import Keyring, present
 from edge.node.clock import Clock
 from edge.node.fields import check_proved
 from edge.node.home import Home
-from edge.node.identities import Identity
+from edge.node.keys import Identity
 from edge.routing.connection import Connector
 from edge.routing.reach import Wiring
 from edge.routing.router import Router

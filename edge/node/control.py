@@ -61,6 +61,7 @@ class Control:
         self._others: dict[tuple[Method, str], Callable[[Any], Awaitable[Any]]] = {
             (Method.GET, "node"): self._show,
             (Method.POST, "node/stop"): self._stop,
+            (Method.POST, "node/identity"): self._follow,
             (Method.POST, "message"): self._send,
             (Method.GET, "worker"): self._workers,
             (Method.GET, "service"): self._services,
@@ -129,6 +130,12 @@ class Control:
         """Confirmed first: the process ends when this answer is on its way."""
         await self._node.store.call(Store.set_wanted, self._node.name, "stopped")
         asyncio.get_running_loop().call_later(0.02, self._node.stopping.set)
+
+    async def _follow(self, body: Any) -> Any:
+        """The store has a rotated identity. Where it cannot be adopted now, it is tried again."""
+        adopted = await self._node.follower.follow()
+        changes = len(self._node.identity.history.changes)
+        return {"name": self._node.identity.name, "changes": changes, "adopted": adopted}
 
     async def _send(self, body: Any) -> Any:
         fields = Fields(body, ("to", "payload", "timeout", "authorized"))

@@ -1,46 +1,44 @@
-"""Identities of ours: made, rotated and deleted, with the key in a vault and the rest in the store.
+"""Identities of ours: made, taken over and deleted, with the key in a vault and the rest in the store.
 
-The order of steps is the point. A name is checked before a key is made; a key that nothing refers to is
-deleted again; an old key goes only after the new history is on the disk.
+The order of steps is the point. The name and the key are written down before the key is made, and a key
+is written down as going before it is destroyed: after a power cut between any two steps the next
+command finishes what was begun, without a second key (keys.py). Rotation is rotation.py.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 from urllib.parse import unquote
 
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError
 from edge.identity.history import ChangeHistory, create
-from edge.identity.keys import KeyKind, PublicKey, Sign
+from edge.identity.statement import KeyStatement, state
 from edge.node.clock import identity_validity
 from edge.node.home import Home, check_name
-from edge.node.store import IdentityRecord, Store, Taken, VaultRecord
-from vault_backends import open_vault
+from edge.node.keys import (
+    Ask,
+    Identity,
+    abandon,
+    changing,
+    check_held,
+    choose_kind,
+    destroy,
+    find,
+    log,
+    make,
+    opened,
+    place,
+    public_of,
+    settle,
+    signer,
+    try_to_settle,
+)
+from edge.node.store import IdentityRecord, Store, Taken, UnsettledKey, VaultRecord
 from vault_backends.uri import SoftwareUri, parse
-from vault_backends.vault import Attests, Key, Kind, NotFound, Vault, VaultError
+from vault_backends.vault import Attests, Key, Kind, NotFound, Vault
 
-log = logging.getLogger("edge.identities")
-
-Ask = Callable[[str], str | None]
 DEFAULT_VAULT = "default"
 _OBJECT = re.compile(r"(?<=[:;])object=([^;?]*);?")
-
-
-class Identity(NamedTuple):
-    """An identity of ours, ready to be used: `uri` opens the vault that holds `key`."""
-
-    record: IdentityRecord
-    history: ChangeHistory
-    key: Key
-    uri: str
-
-    @property
-    def name(self) -> str:
-        return self.record.name
 
 
 def load(store: Store, name: str | None = None) -> Identity:
@@ -61,85 +59,84 @@ def create_identity(
     *,
     vault: str | None = None,
     kind: str | None = None,
+    history: ChangeHistory | None = None,
     now: int,
     ask: Ask | None = None,
 ) -> IdentityRecord:
-    """A new identity. `vault` is the name of a vault or a URI, which may say `object=LABEL`: then
-    that is the label of the key, and a key that is there already is taken."""
+    """A new identity; or with `history` one that exists, whose key must be in the vault. `vault` is the
+    name of a vault or a URI, which may say `object=LABEL`: then that is the label of the key, and a key
+    that is there already is taken. One whose making was interrupted is finished with the same key."""
     check_name("an identity", name)
-    if any(one.name == name for one in store.identities()):
-        raise Taken(f"an identity named {name} exists already", hint="choose another name")
-    uri, label = _split(vault) if vault is not None and ":" in vault else (None, None)
-    chosen = _vault(store, home, None if uri else vault, uri)
-    with _Opened(chosen.uri, ask, home) as opened:
-        key, fresh = _key(opened, _kind(opened, kind), label or f"ockam-{name}", adopt=bool(label))
-        try:
-            return _store_new(store, chosen, opened, key, name, now)
-        except BaseException:
-            if fresh:
-                _discard(opened, key)
-            raise
-
-
-def rotate_identity(
-    store: Store,
-    home: Home,
-    name: str,
-    *,
-    kind: str | None = None,
-    now: int,
-    ask: Ask | None = None,
-) -> IdentityRecord:
-    """Give the identity a new key in the same vault, announced by the old one (02 §3.5)."""
-    identity = load(store, name)
-    with _Opened(identity.uri, ask, home) as opened:
-        label = f"ockam-{name}-{len(identity.history.changes) + 1}"
-        wanted = _kind(opened, kind or identity.record.kind)
-        new, _ = _key(opened, wanted, label, adopt=False)
-        try:
-            valid_from, valid_until = identity_validity(now)
-            history = identity.history.rotated(
-                _public(opened, new),
-                _signer(opened, new),
-                _signer(opened, identity.key),
-                valid_from=valid_from,
-                valid_until=valid_until,
-            )
-            record = store.rotate_identity(
-                name, kind=new.kind.value, label=new.label, history=history.encoded
-            )
-        except BaseException:
-            _discard(opened, new)
-            raise
-        _discard(opened, identity.key)
-        return record
+    with changing(home):
+        if any(one.name == name for one in store.identities()):
+            raise Taken(f"an identity named {name} exists already", hint="choose another name")
+        begun = _begun(store, name)
+        uri, label = _split(vault) if vault is not None and ":" in vault else (None, None)
+        chosen = _vault(store, home, _named(vault, uri, begun), uri)
+        _check_begun(begun, chosen, kind)
+        with opened(chosen.uri, ask, home) as held:
+            settle(store, held, chosen.name, name, current=None)
+            if history is not None:
+                return _taken_over(store, chosen, held, name, history)
+            there = _there(held, label) if label and not begun else None
+            key = there or _new_key(held, begun, kind, label or f"ockam-{name}")
+            if there is None:
+                make(store, held, chosen, name, key)
+            else:
+                _keep_vault(store, chosen)
+            try:
+                return _store(store, chosen, held, key, name, _history(held, key, now))
+            except BaseException:
+                if there is None:
+                    abandon(store, held, chosen.name, name, key)
+                raise
 
 
 def delete_identity(
     store: Store, home: Home, name: str, *, keep_key: bool = False, ask: Ask | None = None
 ) -> None:
-    """Forget the identity, and destroy its key unless it is to be kept. The vault is opened first: a
-    missing token must not leave a key that nobody knows of."""
-    record = store.identity(name)
-    if keep_key:
-        store.remove_identity(name)
-        return
-    with _Opened(store.vault(record.vault).uri, ask, home) as opened:
-        key = Key(Kind(record.kind), record.label)
-        there = _is_there(opened, key)
-        store.remove_identity(name)
-        if there:
-            opened.delete(key)
-        else:
-            log.warning("the key %s of %s was gone already", record.label, name)
+    """Forget the identity, and destroy its key unless it is to be kept; also one whose making was
+    interrupted. The vault is opened first: no token, no deletion."""
+    with changing(home):
+        begun = _begun(store, name)
+        if begun is not None:
+            with opened(store.vault(begun.vault).uri, ask, home) as held:
+                return destroy(store, held, begun)
+        record = store.identity(name)
+        if keep_key:
+            return store.remove_identity(name)
+        with opened(store.vault(record.vault).uri, ask, home) as held:
+            if not _is_there(held, Key(Kind(record.kind), record.label)):
+                log.warning("the key %s of %s was gone already", record.label, name)
+            store.remove_identity(name, key_goes=True)
+            return try_to_settle(store, held, record.vault, name)
 
 
-def describe_key(identity: Identity, home: Home, ask: Ask | None = None) -> dict[str, object]:
-    """Where the key is and how it is held, as the vault says."""
-    with _Opened(identity.uri, ask, home) as opened:
-        if isinstance(opened, Attests):
-            return dict(opened.describe(identity.key))
-        return {"kind": identity.key.kind.value, "label": identity.key.label}
+def repair_identities(store: Store, home: Home, ask: Ask | None = None) -> list[UnsettledKey]:
+    """Delete the keys that interrupted rotations and deletions left; what is still left after that."""
+    with changing(home):
+        for name, where in dict.fromkeys((row.identity, row.vault) for row in store.unsettled()):
+            known = any(one.name == name for one in store.identities())
+            current = load(store, name) if known else None
+            with opened(store.vault(where).uri, ask, home) as held:
+                settle(store, held, where, name, current=current)
+        return store.unsettled()
+
+
+def attest_key(
+    identity: Identity, home: Home, *, nonce: bytes, now: int, ask: Ask | None = None
+) -> KeyStatement:
+    """What the vault says of the key, signed by that key for whoever chose the nonce."""
+    with opened(identity.uri, ask, home) as held:
+        check_held(held, identity)
+        said = held.describe(identity.key) if isinstance(held, Attests) else {}
+        return state(
+            identity.history,
+            signer(held, identity.key),
+            {"kind": identity.key.kind.value, "label": identity.key.label, **said},
+            nonce=nonce,
+            now=now,
+        )
 
 
 # -- vaults
@@ -148,20 +145,43 @@ def describe_key(identity: Identity, home: Home, ask: Ask | None = None) -> dict
 def add_vault(store: Store, home: Home, name: str, uri: str | None = None) -> VaultRecord:
     """A vault by name; without a URI a software vault of its own in the home."""
     check_name("a vault", name)
-    wanted = uri or home.vault_uri.removesuffix("vault.sealed") + f"vault-{name}.sealed"
+    wanted = uri or _own_uri(home, name)
     parse(wanted)
     return store.add_vault(name, wanted)
 
 
 def _vault(store: Store, home: Home, name: str | None, uri: str | None) -> VaultRecord:
-    """The vault to make a key in."""
+    """The vault to make a key in. A new one is written down with the first key, not here."""
+    known = store.vaults()
     if uri is not None:
-        known = [vault for vault in store.vaults() if vault.uri == uri]
-        return known[0] if known else store.add_vault(_free_name(store, uri), uri)
-    if name is not None:
-        known = [vault for vault in store.vaults() if vault.name == name]
-        return known[0] if known else add_vault(store, home, name)
-    return store.default_vault() or store.add_vault(DEFAULT_VAULT, home.vault_uri)
+        found = next((vault for vault in known if vault.uri == uri), None)
+        return found or VaultRecord(_free_name(store, uri), uri, False)
+    default = store.default_vault() if name is None else None
+    if default is not None:
+        return default
+    wanted = name or DEFAULT_VAULT
+    found = next((vault for vault in known if vault.name == wanted), None)
+    return found or VaultRecord(wanted, _own_uri(home, name), False)
+
+
+def _named(vault: str | None, uri: str | None, begun: UnsettledKey | None) -> str | None:
+    """The name of the vault that is meant: where nothing is said, that of an interrupted attempt."""
+    if uri is not None:
+        return None
+    return vault or (begun.vault if begun else None)
+
+
+def _own_uri(home: Home, name: str | None) -> str:
+    """A software vault in the home."""
+    if name is None:
+        return home.vault_uri
+    check_name("a vault", name)
+    return home.vault_uri.removesuffix("vault.sealed") + f"vault-{name}.sealed"
+
+
+def _keep_vault(store: Store, chosen: VaultRecord) -> None:
+    if all(vault.name != chosen.name for vault in store.vaults()):
+        store.add_vault(chosen.name, chosen.uri)
 
 
 def _split(uri: str) -> tuple[str, str | None]:
@@ -184,44 +204,35 @@ def _free_name(store: Store, uri: str) -> str:
     return next(name for name in names if name not in taken)
 
 
-class _Opened:
-    """A vault for the length of a `with`."""
-
-    def __init__(self, uri: str, ask: Ask | None, home: Home) -> None:
-        self._vault: Vault = open_vault(uri, ask, state_dir=home.root)
-
-    def __enter__(self) -> Vault:
-        return self._vault
-
-    def __exit__(self, *_: object) -> None:
-        self._vault.close()
+# -- how
 
 
-# -- keys
+def _begun(store: Store, name: str) -> UnsettledKey | None:
+    """The key of an identity whose making was interrupted."""
+    if any(one.name == name for one in store.identities()):
+        return None
+    return next((row for row in store.unsettled(name) if row.what == "making"), None)
 
 
-def _kind(vault: Vault, wanted: str | None) -> Kind:
-    """Ed25519 where the vault has it: it is what stock identities use."""
-    held = ", ".join(sorted(vault.kinds))
-    if wanted is not None:
-        if wanted not in set(Kind):
-            raise ConfigError(f"{wanted!r} is no kind of key", hint="use ed25519 or p256")
-        if Kind(wanted) not in vault.kinds:
-            raise ConfigError(f"this vault cannot hold {wanted} keys", hint=f"it can: {held}")
-        return Kind(wanted)
-    for kind in (Kind.ED25519, Kind.P256):
-        if kind in vault.kinds:
-            return kind
-    raise ConfigError("this vault can hold no kind of key that identities use", hint=held)
+def _check_begun(begun: UnsettledKey | None, chosen: VaultRecord, kind: str | None) -> None:
+    """Another attempt that wants another key would leave the first one."""
+    if begun is None or (begun.vault == chosen.name and kind in (None, begun.kind)):
+        return
+    raise ConfigError(
+        f"the making of {begun.identity} was interrupted, with a {begun.kind} key in the vault"
+        f" {begun.vault}",
+        hint=f"finish it without --vault and --kind, or ockam-edge identity delete {begun.identity}",
+    )
 
 
-def _key(vault: Vault, kind: Kind, label: str, *, adopt: bool) -> tuple[Key, bool]:
-    """The key of a label, and whether it was made here."""
-    if adopt:
-        there = [key for key in vault.keys() if key.label == label]  # noqa: SIM118 - not a map
-        if there:
-            return there[0], False
-    return vault.generate(kind, label), True
+def _new_key(held: Vault, begun: UnsettledKey | None, kind: str | None, label: str) -> Key:
+    if begun is not None:
+        return Key(Kind(begun.kind), begun.label)
+    return Key(choose_kind(held, kind), label)
+
+
+def _there(vault: Vault, label: str) -> Key | None:
+    return next((key for key in vault.keys() if key.label == label), None)  # noqa: SIM118
 
 
 def _is_there(vault: Vault, key: Key) -> bool:
@@ -233,21 +244,31 @@ def _is_there(vault: Vault, key: Key) -> bool:
     return True
 
 
-def _public(vault: Vault, key: Key) -> PublicKey:
-    return PublicKey(KeyKind(key.kind.value), vault.public(key))
-
-
-def _signer(vault: Vault, key: Key) -> Sign:
-    return partial(vault.sign, key)
-
-
-def _store_new(
-    store: Store, chosen: VaultRecord, vault: Vault, key: Key, name: str, now: int
-) -> IdentityRecord:
+def _history(held: Vault, key: Key, now: int) -> ChangeHistory:
     valid_from, valid_until = identity_validity(now)
-    history = create(
-        _public(vault, key), _signer(vault, key), valid_from=valid_from, valid_until=valid_until
+    return create(
+        public_of(held, key), signer(held, key), valid_from=valid_from, valid_until=valid_until
     )
+
+
+def _taken_over(
+    store: Store, chosen: VaultRecord, held: Vault, name: str, history: ChangeHistory
+) -> IdentityRecord:
+    """An identity whose history came from elsewhere, after the disk was lost and the token was not."""
+    if _begun(store, name):
+        raise Taken(
+            f"the making of {name} was interrupted", hint="choose another name, or delete it"
+        )
+    history.verify()
+    key = find(held, history.latest.key)
+    _keep_vault(store, chosen)
+    return _store(store, chosen, held, key, name, history)
+
+
+def _store(
+    store: Store, chosen: VaultRecord, held: Vault, key: Key, name: str, history: ChangeHistory
+) -> IdentityRecord:
+    where = place(held, chosen.uri)
     return store.add_identity(
         name,
         identifier=str(history.identifier),
@@ -255,12 +276,6 @@ def _store_new(
         kind=key.kind.value,
         label=key.label,
         history=history.encoded,
+        serial=where.serial,
+        module=where.module,
     )
-
-
-def _discard(vault: Vault, key: Key) -> None:
-    """Delete a key that nothing refers to. A failure leaves it there, and is said."""
-    try:
-        vault.delete(key)
-    except (VaultError, EdgeError) as error:
-        log.warning("the key %s could not be deleted: %s", key.label, error)

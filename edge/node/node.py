@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import closing, suppress
 from typing import Any
 
 from edge.channel.handshake import Presentation
@@ -21,8 +22,10 @@ from edge.keyring import Ask, Keyring, Presenter
 from edge.node import fields
 from edge.node.clock import Clock
 from edge.node.home import Home
-from edge.node.identities import Identity, load
+from edge.node.identities import load
+from edge.node.keys import Identity, changing, check_held, try_to_settle
 from edge.node.portals import Inlets, Outlets, Relays
+from edge.node.rotation import Follower, rotation_due
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import NodeRecord, Store
 from edge.node.storethread import StoreThread
@@ -33,7 +36,7 @@ from edge.routing.reach import Wiring
 from edge.routing.router import Router
 from edge.routing.services import Echo, Uppercase
 from edge.wire.multiaddr import Multiaddr
-from vault_backends.vault import VaultError
+from vault_backends.vault import Vault, VaultError
 
 log = logging.getLogger("edge.node")
 
@@ -72,6 +75,10 @@ class Node:
         self.connector: Connector
         self._ask = ask
         self._given_clock = clock
+        self.follower = Follower(
+            current=lambda: self.identity, stored=self._stored_identity, adopt=self._adopt
+        )
+        self._presenting_anew = asyncio.Lock()
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay_service: RelayService | None = None
@@ -107,6 +114,7 @@ class Node:
         for history in await self.store.call(Store.peers):
             self._remember(ChangeHistory.decode(history))
         self._keyring = await Keyring.open(self.identity.uri, self._ask, state_dir=self.home.root)
+        await self._keyring.run(check_held, self._keyring.vault, self.identity)
         self._presenter = await self._presenting()
         self.connector = Connector(
             self.router,
@@ -122,6 +130,8 @@ class Node:
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
         self._spawn(self._watch_clock(), "watch the clock")
+        self._spawn(self.follower.keep(), "follow rotations")
+        self._spawn(self._settle_keys(), "settle keys")
 
     def _build(self) -> None:
         """What every node has (01 §5.5)."""
@@ -217,9 +227,30 @@ class Node:
         return presenter
 
     async def _present_anew(self) -> None:
-        old, self._presenter = self._presenter, await self._presenting()
+        async with self._presenting_anew:
+            old, self._presenter = self._presenter, await self._presenting()
         if old is not None:
             await old.close()
+
+    async def _stored_identity(self) -> Identity:
+        record = await self.store.call(Store.node, self.name)
+        return await self.store.call(load, record.identity)
+
+    async def _adopt(self, identity: Identity) -> None:
+        """Our identity was rotated: new channels present it from now on, open ones stay."""
+        assert self._keyring is not None
+        async with self._presenting_anew:
+            assert self._presenter is not None
+            await self._keyring.run(check_held, self._keyring.vault, identity)
+            await self._presenter.adopt(identity.key, identity.history)
+            self.identity = identity
+
+    async def _settle_keys(self) -> None:
+        """Delete what an interrupted rotation of our identity left in the vault."""
+        assert self._keyring is not None
+        if await self.store.call(Store.unsettled, self.identity.name):
+            with suppress(ConfigError):  # a command is at it: it will do this itself
+                await self._keyring.run(settle_keys, self.home, self._keyring.vault, self.identity)
 
     async def _watch_clock(self) -> None:
         """Attest anew when the clock was set: what was attested before is of another time."""
@@ -339,6 +370,9 @@ class Node:
             "name": self.name,
             "identity_name": self.identity.name,
             "identifier": str(self.identity.history.identifier),
+            "identity_changes": len(self.identity.history.changes),
+            "identity_behind": self.follower.failure,
+            "rotation_due": rotation_due(self.identity.history),
             "is_default": record.is_default,
             "status": "running",
             "pid": os.getpid(),
@@ -363,6 +397,13 @@ class Node:
 
     def list_workers(self) -> list[Spec]:
         return [{"addr": address.decode(errors="replace")} for address in self.router.addresses()]
+
+
+def settle_keys(home: Home, vault: Vault, identity: Identity) -> None:
+    """Runs in the vault's thread, with a view of the store of its own."""
+    with changing(home, patience=0), closing(Store(home.database)) as store:
+        name = identity.name
+        try_to_settle(store, vault, identity.record.vault, name, current=load(store, name))
 
 
 def _one_of(named: list[Identifier]) -> Trust:

@@ -12,12 +12,13 @@ from edge.node.clock import BUILD_DATE, LIFETIME
 from edge.node.home import Home
 from edge.node.identities import (
     add_vault,
+    attest_key,
     create_identity,
     delete_identity,
-    describe_key,
     load,
-    rotate_identity,
 )
+from edge.node.keys import choose_kind
+from edge.node.rotation import rotate_identity
 from edge.node.store import Store, Taken
 from vault_backends import open_vault
 from vault_backends.vault import Kind, VaultError
@@ -56,7 +57,10 @@ def test_the_first_identity(store: Store, home: Home) -> None:
     assert str(loaded.history.identifier) == made.identifier
     assert loaded.history.latest.valid_from == BUILD_DATE
     assert loaded.history.latest.valid_until == NOW + LIFETIME
-    assert describe_key(loaded, home)["label"] == "ockam-gateway"
+    said = attest_key(loaded, home, nonce=bytes(16), now=NOW)
+    said.verify(bytes(16))
+    assert said.description["label"] == "ockam-gateway"
+    assert said.description["extractable"] is True
 
 
 def test_made_in_1970_it_lives_for_decades(store: Store, home: Home) -> None:
@@ -173,16 +177,6 @@ def test_an_object_in_the_uri_is_the_label(uri: str, whole: str, label: str | No
     assert identities._split(uri) == (whole, label)
 
 
-def test_a_key_that_is_there_already(store: Store, home: Home) -> None:
-    vault = open_vault(home.vault_uri)
-    key = vault.generate(Kind.P256, "made-in-the-factory")
-    assert identities._key(vault, Kind.P256, key.label, adopt=True) == (key, False)
-    fresh, made = identities._key(vault, Kind.P256, "other", adopt=True)
-    assert made
-    assert fresh.label == "other"
-    vault.close()
-
-
 class Poor:
     """A vault that can hold almost nothing."""
 
@@ -191,8 +185,8 @@ class Poor:
 
 
 def test_the_kind_of_key_that_a_vault_can_hold() -> None:
-    assert identities._kind(Poor(Kind.P256), None) is Kind.P256  # type: ignore[arg-type]
+    assert choose_kind(Poor(Kind.P256), None) is Kind.P256  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot hold ed25519"):
-        identities._kind(Poor(Kind.P256), "ed25519")  # type: ignore[arg-type]
+        choose_kind(Poor(Kind.P256), "ed25519")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no kind"):
-        identities._kind(Poor(), None)  # type: ignore[arg-type]
+        choose_kind(Poor(), None)  # type: ignore[arg-type]
