@@ -19,11 +19,15 @@ SCHEMES = {
 
 
 def open_vault(
-    uri: str, ask: Callable[[str], str | None] | None = None, *, state_dir: Path | None = None
+    uri: str,
+    ask: Callable[[str], str | None] | None = None,
+    *,
+    state_dir: Path | None = None,
+    allow_pin_value: bool = False,
 ) -> Vault:
     """The vault that `uri` names. `ask` is called with a prompt when a secret is needed that the
     URI does not locate; `state_dir` is where a PIN that was refused is remembered across
-    restarts."""
-    parsed = parse(uri)
+    restarts. `allow_pin_value` takes a PIN that stands in the URI itself; no command does."""
+    parsed = parse(uri, allow_pin_value=allow_pin_value)
     vault: Vault = import_module(SCHEMES[parsed.scheme]).open(parsed, ask, state_dir)
     return vault

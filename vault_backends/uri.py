@@ -5,23 +5,24 @@
     software:/var/lib/edge/keys?sealed-by=pkcs11%3Atoken=edge%3Fmodule-path=/usr/lib/…%26pin-source=file:/etc/edge/pin
     pkcs11:token=edge;object=identity?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/edge/pin
 
-A URI holds no secret, so messages may show its parts; `pin-value` is refused for that reason, and
-its value appears nowhere."""
+A URI holds no secret, so messages may show its parts. `pin-value` is refused for that reason, unless
+the caller of parse() allows it, which no command does; its value appears nowhere."""
 
 import os
 import re
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from vault_backends.vault import Locked, Misconfigured
 
 Ask = Callable[[str], str | None]
 
 ASK = "ask"  # the source that is a person
+PIN_VALUE = "pin-value"  # the source that is the URI itself
 _LONGEST_SECRET = 4096
 
 
@@ -38,10 +39,11 @@ class SoftwareUri:
 
 @dataclass(frozen=True)
 class Pkcs11Uri:
-    """RFC 7512, as much of it as finds one token and its keys. None matches anything."""
+    """RFC 7512, as much of it as finds one token and its keys. None matches anything. The module is
+    named by its path or, where that is empty, by its name."""
 
     scheme: ClassVar[str] = "pkcs11"
-    module_path: str
+    module_path: str = ""
     token: str | None = None
     serial: str | None = None
     manufacturer: str | None = None
@@ -51,9 +53,40 @@ class Pkcs11Uri:
     id: bytes | None = None
     pin_source: str = ASK
     parameters: str | None = None  # for modules that want text at initialisation (NSS)
+    module_name: str | None = None
+    pin_value: str | None = field(default=None, repr=False)
 
 
-def parse(uri: str) -> SoftwareUri | Pkcs11Uri:
+def unparse(uri: Pkcs11Uri) -> str:
+    """The text that parse() takes, percent-encoded so that '…' quotes it for a shell. Without a
+    pin-value."""
+    given = {
+        "token": uri.token, "serial": uri.serial, "manufacturer": uri.manufacturer,
+        "model": uri.model, "slot-id": uri.slot_id, "object": uri.object, "id": uri.id,
+    }  # fmt: skip
+    asked = {
+        "module-path": uri.module_path,
+        "module-name": uri.module_name,
+        "pin-source": None if uri.pin_source in (ASK, PIN_VALUE) else uri.pin_source,
+        "x-parameters": uri.parameters,
+    }
+    return f"pkcs11:{_joined(given, ';')}?{_joined(asked, '&')}"
+
+
+def _joined(pairs: Mapping[str, str | int | bytes | None], separator: str) -> str:
+    def coded(value: str | int | bytes) -> str:
+        if isinstance(value, bytes):
+            return "".join(f"%{byte:02x}" for byte in value)
+        return quote(str(value), safe="/:@-._~")
+
+    return separator.join(
+        f"{name}={coded(value)}" for name, value in pairs.items() if value not in (None, "", b"")
+    )
+
+
+def parse(uri: str, *, allow_pin_value: bool = False) -> SoftwareUri | Pkcs11Uri:
+    """What `uri` names. A PIN in it is refused unless `allow_pin_value`: a URI is stored, listed and
+    logged. Misconfigured says what is wrong with it."""
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in _PARSERS:
         raise Misconfigured(
@@ -61,10 +94,10 @@ def parse(uri: str) -> SoftwareUri | Pkcs11Uri:
             hint="use software:/path or pkcs11:token=LABEL?module-path=/path",
         )
     path, _, query = rest.partition("?")
-    return _PARSERS[scheme](path, query)
+    return _PARSERS[scheme](path, query, allow_pin_value)
 
 
-def _software(path: str, query: str) -> SoftwareUri:
+def _software(path: str, query: str, allow_pin_value: bool) -> SoftwareUri:
     values = _pairs(query, "&", {"key-source", "passphrase-source", "sealed-by"}, "query")
     place = _text("path", path)
     if not place.startswith("/"):
@@ -89,32 +122,39 @@ def _sealed_by(value: str) -> str:
 _PATH_ATTRIBUTES = {
     "token", "serial", "manufacturer", "model", "slot-id", "object", "id", "type",
 }  # fmt: skip
-_QUERY_ATTRIBUTES = {"module-path", "pin-source", "x-parameters"}
+_QUERY_ATTRIBUTES = {"module-path", "module-name", "pin-source", "x-parameters"}
 
 
-def _pkcs11(path: str, query: str) -> Pkcs11Uri:
+def _pkcs11(path: str, query: str, allow_pin_value: bool) -> Pkcs11Uri:
     # An attribute that is not understood must match nothing (RFC 7512): a typing error never
     # widens.
     given = _pairs(path, ";", _PATH_ATTRIBUTES, "path")
-    if any(part.partition("=")[0] == "pin-value" for part in query.split("&")):
+    pin_value = any(part.partition("=")[0] == PIN_VALUE for part in query.split("&"))
+    if pin_value and not allow_pin_value:
         raise Misconfigured(
             "vault URI: pin-value is refused, a URI is no place for a PIN",
             hint="put the PIN in a file with mode 0600 and give pin-source=file:/path",
         )
-    asked = _pairs(query, "&", _QUERY_ATTRIBUTES, "query")
+    asked = _pairs(query, "&", _QUERY_ATTRIBUTES | ({PIN_VALUE} if pin_value else set()), "query")
+    if pin_value and "pin-source" in asked:
+        raise Misconfigured("vault URI: give pin-source or pin-value, not both")
     if given.get("type", "private") not in ("private", "public"):
         raise Misconfigured(f"vault URI: type={given['type']} is no key pair")
-    if "module-path" not in asked:
+    if ("module-path" in asked) is ("module-name" in asked):
+        given_both = "module-path" in asked
         raise Misconfigured(
-            "vault URI: module-path is missing",
-            hint="add ?module-path=/path/of/the/pkcs11/library.so",
+            "vault URI: give module-path or module-name, not both"
+            if given_both
+            else "vault URI: module-path is missing",
+            hint="add ?module-path=/path/of/the/pkcs11/library.so, or module-name=softhsm2",
         )
 
-    def text(name: str) -> str | None:
-        return _text(name, given[name]) if name in given else None
+    def text(name: str, pairs: Mapping[str, str] = given) -> str | None:
+        return _text(name, pairs[name]) if name in pairs else None
 
+    source = _source("pin-source", asked["pin-source"]) if "pin-source" in asked else ASK
     return Pkcs11Uri(
-        module_path=_text("module-path", asked["module-path"]),
+        module_path=text("module-path", asked) or "",
         token=text("token"),
         serial=text("serial"),
         manufacturer=text("manufacturer"),
@@ -122,14 +162,24 @@ def _pkcs11(path: str, query: str) -> Pkcs11Uri:
         slot_id=_number("slot-id", given["slot-id"]) if "slot-id" in given else None,
         object=text("object"),
         id=_bytes("id", given["id"]) if "id" in given else None,
-        pin_source=_source("pin-source", asked["pin-source"]) if "pin-source" in asked else ASK,
-        parameters=_text("x-parameters", asked["x-parameters"])
-        if "x-parameters" in asked
-        else None,
+        pin_source=PIN_VALUE if pin_value else source,
+        parameters=text("x-parameters", asked),
+        module_name=_module_name(asked["module-name"]) if "module-name" in asked else None,
+        pin_value=text(PIN_VALUE, asked),
     )
 
 
-_PARSERS: dict[str, Callable[[str, str], SoftwareUri | Pkcs11Uri]] = {
+def _module_name(value: str) -> str:
+    name = _text("module-name", value)
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise Misconfigured(
+            "vault URI: module-name is a name such as softhsm2, not a path",
+            hint="give a path as module-path=",
+        )
+    return name
+
+
+_PARSERS: dict[str, Callable[[str, str, bool], SoftwareUri | Pkcs11Uri]] = {
     "software": _software,
     "pkcs11": _pkcs11,
 }
@@ -140,8 +190,10 @@ def _pairs(text: str, separator: str, known: set[str], where: str) -> dict[str, 
     for part in text.split(separator) if text else ():
         name, equals, value = part.partition("=")
         if name not in known:
+            # What is no name may be the rest of a PIN with an & in it.
+            shown = repr(name[:40]) if re.fullmatch(r"[a-z][a-z-]*", name) else "(not shown)"
             raise Misconfigured(
-                f"vault URI: unknown {where} attribute {name[:40]!r}",
+                f"vault URI: unknown {where} attribute {shown}",
                 hint="known: " + ", ".join(sorted(known)),
             )
         if not equals or not value:

@@ -262,7 +262,7 @@ def test_wrong_pin_is_tried_once(soft_token, opened, tmp_path) -> None:
     assert vault.logins == 1
     assert vault.state().pin_tried
     again = opened(soft_token.uri(), state_dir=tmp_path / "state")  # as after a restart
-    with pytest.raises(Locked, match="before a restart"):
+    with pytest.raises(Locked, match="refused this PIN"):
         list(again.keys())
     assert again.logins == 0
     soft_token.pin_file.write_text("999999\n")  # touched, but the same PIN
@@ -277,7 +277,7 @@ def test_wrong_pin_is_tried_once(soft_token, opened, tmp_path) -> None:
 
 def test_marker_holds_nothing_of_the_pin(soft_token, opened, tmp_path) -> None:
     list(opened(soft_token.uri(), state_dir=tmp_path / "state").keys())
-    (marker,) = (tmp_path / "state").iterdir()
+    (marker,) = (tmp_path / "state").glob("*.json")
     assert marker.stat().st_mode & 0o777 == 0o600
     assert PIN not in marker.read_text()
     assert '"ok"' in marker.read_text()
@@ -300,13 +300,26 @@ def test_asked_pin(soft_token, opened) -> None:
     assert "edge" in asked[0]
 
 
-def test_reopen_is_the_order_to_try_again(soft_token, opened) -> None:
+def test_reopen_is_no_leave_to_try_again(soft_token, opened) -> None:
     soft_token.pin_file.write_text("999999")
     vault = opened(soft_token.uri())
-    for logins in (1, 2):
+    for _ in range(2):
         with pytest.raises(Locked):
             vault.reopen()
+    assert vault.logins == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_person_may_vouch_for_the_pin(soft_token, opened, tmp_path, kept) -> None:
+    soft_token.pin_file.write_text("999999")
+    vault = opened(soft_token.uri(), state_dir=tmp_path / "state" if kept else None)
+    for logins in (1, 2):
+        with pytest.raises(Locked):
+            list(vault.keys())
         assert vault.logins == logins
+        vault.login.vouch_for_pin()
+    soft_token.pin_file.write_text(PIN)
+    assert list(vault.keys()) == []
 
 
 def test_pin_of_impossible_length(soft_token, opened) -> None:
@@ -571,7 +584,7 @@ def test_rows_name_real_attributes() -> None:
 @pytest.mark.parametrize("row", [row.name for row in profiles.ROWS])
 def test_ways_of_other_rows_work_here_too(soft_token, opened, monkeypatch, row) -> None:
     profile = next(one for one in profiles.ROWS if one.name == row)
-    monkeypatch.setattr(token_file, "profile_for", lambda maker: profile)
+    monkeypatch.setattr(token_file, "profile_for", lambda *said: profile)
     vault = opened(soft_token.uri())
     assert vault.kinds == profile.kinds
     for kind in vault.kinds:
@@ -589,7 +602,7 @@ def test_second_name_of_the_curve_is_tried(soft_token, opened, monkeypatch) -> N
     profile = profiles.Profile(
         name="odd", makers=(), ed25519_curves=(b"\x13\x03odd", profiles.ED25519_OID)
     )
-    monkeypatch.setattr(token_file, "profile_for", lambda maker: profile)
+    monkeypatch.setattr(token_file, "profile_for", lambda *said: profile)
     monkeypatch.setattr(vault_file, "_is_about_curve", lambda error: True)
     vault = opened(soft_token.uri())
     vault.sign(vault.generate(Kind.ED25519, "a"), b"x")

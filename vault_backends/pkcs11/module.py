@@ -1,20 +1,18 @@
-"""One PKCS#11 library in this process: where it may lie, how it starts and stops, what it gave
-out."""
+"""One PKCS#11 library in this process: how it starts and stops, and what it gave out."""
 
 import atexit
 import ctypes
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import pkcs11
 from pkcs11 import _pkcs11
 
-from vault_backends.vault import DeviceGone, Misconfigured, NotFound, Refused, VaultError
+from vault_backends.pkcs11.paths import check_path
+from vault_backends.vault import DeviceGone, Misconfigured, VaultError
 
 _OS_LOCKING_OK = 2
 _ALREADY_INITIALIZED = 0x191
@@ -202,37 +200,3 @@ def stop_all() -> None:
     for module in _modules.values():
         if not module.forked:
             module.stop()
-
-
-def check_path(path: str) -> str:
-    """Only root may have put a library where we load it from, or be able to swap it."""
-    if not path.startswith("/"):
-        raise Misconfigured(f"the module-path must be absolute, not {path!r}")
-    real = os.path.realpath(path)
-    if not os.path.isfile(real):
-        raise NotFound(
-            f"there is no PKCS#11 module at {path}",
-            hint="install it (Debian: softhsm2, libtpm2-pkcs11-1) or correct module-path",
-        )
-    _check_root_owned(Path(real), "the module")
-    for folder in {Path(path).parent, Path(real).parent}:
-        _check_root_owned(folder, "the folder")
-        for above in folder.resolve().parents:
-            # In a sticky folder (/tmp) nobody can move what belongs to root.
-            _check_root_owned(above, "the folder", sticky=True)
-    return real
-
-
-def _check_root_owned(path: Path, what: str, *, sticky: bool = False) -> None:
-    found = path.stat()
-    if found.st_uid != 0:
-        raise Refused(
-            f"{what} {path} belongs to user {found.st_uid}, not to root: a PKCS#11 module is code",
-            hint="install the module in a folder that only root can change",
-        )
-    if found.st_mode & 0o022 and not (sticky and found.st_mode & stat.S_ISVTX):
-        raise Refused(
-            f"{what} {path} can be changed by others (mode {stat.S_IMODE(found.st_mode):04o}): "
-            "a PKCS#11 module is code",
-            hint=f"chmod go-w {path}",
-        )

@@ -1,175 +1,136 @@
-"""The PIN of a token, and the memory of one that was refused: a wrong PIN is never tried twice.
+"""The PIN of a token, given out for one login at a time: one that the token refused is never tried
+again.
 
 Tokens count wrong PINs and then lock, some for good, and a service that restarts would walk into
-that by itself. So the outcome of each login is kept in a small file. It holds nothing derived from
-the PIN, which would be easy to guess back: the place of the PIN, and which state of that file was
-tried."""
+that by itself. So how each login ends is on the disk (marker.py), and that one has begun is there
+before it begins."""
 
-import fcntl
 import hashlib
-import hmac
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from vault_backends.uri import ASK, Ask, obtain, secret_path
-from vault_backends.vault import Locked, VaultError
+from vault_backends.pkcs11.marker import Memory, Record, Unwritten, open_marker
+from vault_backends.uri import ASK, PIN_VALUE, Ask, Pkcs11Uri, obtain
+from vault_backends.vault import Locked, TokenState
 
-_BLIND_TRIES = 2  # logins whose outcome a crash swallowed, with a PIN that never was right
+_BROKEN_TRIES = 2  # logins in a row without a known end, then a person must look
 
 
 class WrongPin(Exception):
     """The token said no to the PIN."""
 
 
+class Secret:
+    """Text that no traceback, log or repr shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
 class Pin:
     """Gives out the PIN for one login attempt at a time, or refuses to."""
 
-    def __init__(self, source: str, ask: Ask | None, state_dir: Path | None) -> None:
-        self._source = source
+    def __init__(self, uri: Pkcs11Uri, ask: Ask | None, state_dir: Path | None) -> None:
+        self._uri = uri
+        self._source = uri.pin_source
         self._ask = ask
         self._state_dir = state_dir
-        self._salt = os.urandom(16)
-        self._wrong: bytes | None = None  # hash of a PIN refused in this process; never leaves it
-        self._wrong_stamp: list[Any] | None = None
-
-    def forget_refusal(self) -> None:
-        self._wrong = self._wrong_stamp = None
+        self._here: dict[str, Unwritten] = {}  # per token, where there is no folder for it
 
     @contextmanager
-    def attempt(self, module: str, token: str) -> Iterator[str]:
-        """The PIN, for one login inside the block. WrongPin raised there is remembered."""
-        stamp = self._stamp()
-        if stamp is not None and stamp == self._wrong_stamp:
-            raise self._refusal(token)
-        with _marker(self._marker_path(module, token)) as marker:
-            before = marker.read(stamp) if marker else {}
-            if marker:
-                self._check(before, token, marker.path)
-            pin = self._fetch(token)
-            if marker:
-                marker.write(_trying(before, stamp))
+    def attempt(
+        self, token: TokenState, name: str, check: Callable[[], None] = lambda: None
+    ) -> Iterator[Secret]:
+        """The PIN, for one login inside the block. WrongPin raised there is remembered for ever,
+        other exceptions are no verdict on the PIN; if the process ends inside, that is known too.
+        `check` is called last before, with nobody else logging in, and may refuse by raising.
+        Raises Locked if the PIN must not be tried."""
+        pin = self._fetch(name)
+        with self._memory(token) as memory:
+            before, tag = memory.read(), memory.tag(pin.reveal())
+            before = self._judged(before, tag, name, memory)
+            check()
+            memory.write(before.trying(tag if self._lies_in_a_file else None))
+            refused = ""
             try:
                 yield pin
             except WrongPin as error:
-                self._wrong, self._wrong_stamp = self._digest(pin), stamp
-                if marker:
-                    marker.write({"stamp": stamp, "state": "failed"})
-                raise Locked(
-                    f"token {token} refused the PIN from {self._place()}: {error}",
-                    hint="correct the PIN at its source; the same one is not tried again",
-                ) from None
+                refused = str(error)
             except Exception:
-                if marker:  # no verdict on the PIN: as if we had not tried
-                    marker.write(before)
+                memory.write(before)
                 raise
-            if marker:
-                marker.write({"stamp": stamp, "state": "ok", "good": True})
+            if refused:
+                memory.write(before.failed(tag))
+                raise Locked(
+                    f"{name} refused the PIN from {self._place}: {refused}",
+                    hint=f"correct the PIN at its source; this one is not tried again{_at(memory)}",
+                )
+            memory.write(before.accepted())
 
-    def _fetch(self, token: str) -> str:
-        pin = obtain(self._source, self._ask, f"the PIN of token {token}")
-        if self._wrong is not None and hmac.compare_digest(self._wrong, self._digest(pin)):
-            self._wrong_stamp = self._stamp()
-            raise self._refusal(token)
-        return pin
-
-    def _digest(self, pin: str) -> bytes:
-        return hashlib.sha256(self._salt + pin.encode()).digest()
-
-    def _place(self) -> str:
-        return "the answer" if self._source == ASK else self._source
-
-    def _refusal(self, token: str) -> Locked:
-        return Locked(
-            f"token {token} refused this PIN from {self._place()} before; it is not tried again",
-            hint="correct the PIN at its source",
-        )
-
-    def _stamp(self) -> list[Any] | None:
-        """Which state of the PIN's file this is. None: nothing to compare (a person answers)."""
-        if self._source == ASK:
+    def marker(self, token: TokenState) -> Path | None:
+        """The file that remembers the logins to `token`; whoever removes it vouches for the PIN."""
+        if self._state_dir is None:
             return None
-        path = secret_path(self._source)
-        if self._source.startswith("credential:"):
-            # systemd writes a credential anew at each start: its times say nothing about a change.
-            return [self._source, path.stat().st_size if path.exists() else 0]
-        try:
-            found = path.stat()
-        except OSError:
-            return [self._source]
-        return [self._source, found.st_ino, found.st_mtime_ns, found.st_size]
-
-    def _marker_path(self, module: str, token: str) -> Path | None:
-        if self._state_dir is None or self._source == ASK:
-            return None
-        name = hashlib.sha256(f"{module}\0{token}".encode()).hexdigest()[:32]
+        # The token, not the way to it: another path of the module leads to the same PIN counter.
+        name = hashlib.sha256(f"{token.label}\0{token.serial}".encode()).hexdigest()[:32]
         return self._state_dir / f"pin-{name}.json"
 
-    def _check(self, before: dict[str, Any], token: str, marker: Path) -> None:
-        hint = f"correct the PIN at its source; if it is right, remove {marker}"
-        if before.get("state") == "failed":
+    def forget(self, token: TokenState) -> None:
+        """A person says that the PIN is right, or has just changed it: start from nothing."""
+        with self._memory(token) as memory:
+            memory.write(Record())
+
+    @contextmanager
+    def _memory(self, token: TokenState) -> Iterator[Memory]:
+        path = self.marker(token)
+        if path is None:
+            yield self._here.setdefault(f"{token.label}\0{token.serial}", Unwritten())
+            return
+        with open_marker(path) as marker:
+            yield marker
+
+    def _fetch(self, name: str) -> Secret:
+        if self._uri.pin_value is not None:
+            return Secret(self._uri.pin_value)
+        return Secret(obtain(self._source, self._ask, f"the PIN of {name}"))
+
+    def _judged(self, before: Record, tag: str, name: str, memory: Memory) -> Record:
+        """`before` as it bears on this PIN; Locked if it must not be tried."""
+        if tag in before.refused:
+            alike = "" if memory.path is None else " (or one that looks alike, as 1 in 256 do)"
             raise Locked(
-                f"token {token} refused this PIN from {self._place()} before a restart; "
-                "it is not tried again",
-                hint=hint,
+                f"{name} refused this PIN from {self._place} before{alike}; it is not tried again",
+                hint=f"correct the PIN at its source{_at(memory)}",
             )
-        if before.get("tries", 0) >= _BLIND_TRIES:
+        if before.tried not in (None, tag):
+            return before.fresh()
+        if before.broken >= _BROKEN_TRIES:
             raise Locked(
-                f"{_BLIND_TRIES} logins to token {token} broke off without an answer; "
-                "the PIN may be wrong, and is not tried again",
-                hint=hint,
+                f"{before.broken} logins to {name} broke off without an answer; the PIN may be "
+                "wrong, and is not tried again",
+                hint=f"see that the PIN from {self._place} is right{_at(memory)}",
             )
+        return before
+
+    @property
+    def _lies_in_a_file(self) -> bool:
+        """Beside a PIN in plain text a byte of its hash tells nothing new. Of one that is sealed or
+        in somebody's head not even that is written before the token refused it."""
+        return self._source.startswith("file:")
+
+    @property
+    def _place(self) -> str:
+        return {ASK: "the answer", PIN_VALUE: "the vault URI"}.get(self._source, self._source)
 
 
-def _trying(before: dict[str, Any], stamp: list[Any] | None) -> dict[str, Any]:
-    """What the file says while the login runs, for whoever finds it after a power cut. A PIN that
-    was right once is not suspected."""
-    if before.get("good"):
-        return {"stamp": stamp, "state": "unknown", "good": True}
-    return {"stamp": stamp, "state": "unknown", "tries": before.get("tries", 0) + 1}
-
-
-class _Marker:
-    """The file that survives, open and locked for the time of one login."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
-
-    def read(self, stamp: list[Any] | None) -> dict[str, Any]:
-        """What is known about this state of the PIN. Half a file means: broke off once."""
-        text = os.pread(self._fd, 4096, 0)
-        try:
-            found = json.loads(text) if text else {}
-        except ValueError:
-            return {"stamp": stamp, "state": "unknown", "tries": 1}
-        return found if isinstance(found, dict) and found.get("stamp") == stamp else {}
-
-    def write(self, record: dict[str, Any]) -> None:
-        data = json.dumps(record).encode() + b"\n"
-        os.pwrite(self._fd, data, 0)
-        os.ftruncate(self._fd, len(data))
-        os.fsync(self._fd)
-
-
-@contextmanager
-def _marker(path: Path | None) -> Iterator[_Marker | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise VaultError(
-            f"cannot keep the outcome of the login in {path}: {error.strerror}",
-            hint="without it a wrong PIN could lock the token; make the folder writable",
-        ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # two processes must not both try the same wrong PIN
-        yield _Marker(path, fd)
-    finally:
-        os.close(fd)
+def _at(memory: Memory) -> str:
+    return f"; if it is right, remove {memory.path}" if memory.path else ""

@@ -1,11 +1,10 @@
-"""One token and the one login to it: finding the token by its URI, its PIN, its state, and what its
-errors mean.
+"""One token and the one login to it: finding the token by its URI, its PIN, its state, and the way
+back when it went away.
 
 What tokens taught: sessions and objects die with the device; the only way back from a device that
 went away is to finalise the library, start it and log in again; a wrong PIN is never tried
-twice."""
+twice. So nothing logs in before the device has answered a question that needs no PIN."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,61 +13,16 @@ from typing import Any
 import pkcs11
 from pkcs11 import TokenFlag
 
+from vault_backends.pkcs11.answers import WRONG_PIN, answer
 from vault_backends.pkcs11.module import Module, module_at
+from vault_backends.pkcs11.paths import find_module
 from vault_backends.pkcs11.pin import Pin, WrongPin
 from vault_backends.pkcs11.profiles import GENERIC, Profile, profile_for
+from vault_backends.pkcs11.which import ambiguous, matching, named, state_of, wanted
 from vault_backends.uri import Ask, Pkcs11Uri
-from vault_backends.vault import (
-    DeviceGone,
-    Locked,
-    Misconfigured,
-    NotFound,
-    Refused,
-    TokenState,
-    Unsupported,
-    VaultError,
-)
+from vault_backends.vault import DeviceGone, Locked, NotFound, Refused, TokenState, VaultError
 
-_WRONG_PIN = (
-    pkcs11.PinIncorrect,
-    pkcs11.PinInvalid,
-    pkcs11.PinLenRange,
-    pkcs11.PinExpired,
-    pkcs11.ArgumentsBad,  # YubiHSM: not of the form its PINs have
-)
-# The token answered, and the answer is no; the session is as good as before.
-_ANSWERS: tuple[tuple[tuple[type[Exception], ...], type[VaultError], str], ...] = (
-    ((pkcs11.PinLocked,), Locked, "the PIN is locked"),
-    ((pkcs11.UserPinNotInitialized,), Locked, "no user PIN was ever set"),
-    (
-        (pkcs11.MechanismInvalid, pkcs11.DomainParamsInvalid, pkcs11.FunctionNotSupported),
-        Unsupported,
-        "the token cannot do that",
-    ),
-    (
-        (
-            pkcs11.FunctionRejected,
-            pkcs11.SessionReadOnly,
-            pkcs11.TokenWriteProtected,
-            pkcs11.AttributeReadOnly,
-        ),
-        Refused,
-        "not permitted to this user",
-    ),
-    ((pkcs11.DataLenRange, pkcs11.DataInvalid), Refused, "the data is too long for the token"),
-    (
-        (
-            pkcs11.AttributeValueInvalid,
-            pkcs11.AttributeTypeInvalid,
-            pkcs11.TemplateInconsistent,
-            pkcs11.TemplateIncomplete,
-        ),
-        Refused,
-        "the token does not accept such a key",
-    ),
-)
-# A return code python-pkcs11 has no exception for.
-_KEY_FUNCTION_NOT_PERMITTED = "0x68"
+__all__ = ["TokenLogin", "state_of"]
 
 
 class TokenLogin:
@@ -81,12 +35,14 @@ class TokenLogin:
         self, uri: Pkcs11Uri, ask: Ask | None = None, state_dir: Path | None = None
     ) -> None:
         self.uri = uri
-        self.module: Module = module_at(uri.module_path, uri.parameters)
+        path = uri.module_path or find_module(uri.module_name or "")
+        self.module: Module = module_at(path, uri.parameters)
         self.module.users.add(self)
         self.profile: Profile = GENERIC
         self.state = TokenState(present=False)  # as last seen; stays to name the token in messages
         self.logins = 0  # C_Login calls with a PIN
-        self._pin = Pin(uri.pin_source, ask, state_dir)
+        self.serial = ""  # where set, no other token is given the PIN
+        self._pin = Pin(uri, ask, state_dir)
         self._closed = False
         self._generation = -1  # of the module, when the session was taken
         self._session: Any = None
@@ -94,7 +50,7 @@ class TokenLogin:
     @property
     def name(self) -> str:
         """The token in words, for messages."""
-        where = named(self.state) if self.state.label else self._wanted()
+        where = named(self.state) if self.state.label else wanted(self.uri)
         return f"{where} in {self.module.path}"
 
     @property
@@ -112,10 +68,15 @@ class TokenLogin:
                 self.module.start()
                 yield
             except pkcs11.PKCS11Error as error:
-                raise self._translated(error) from error
+                ours = answer(error, self.name)
             except DeviceGone:
                 self.drop()
                 raise
+            else:
+                return
+            if isinstance(ours, DeviceGone):
+                self.drop()
+            raise ours from None  # what it says of the cause is enough
 
     @contextmanager
     def token(self) -> Iterator[Any]:
@@ -125,11 +86,9 @@ class TokenLogin:
 
     @contextmanager
     def logged_in(self, *, fresh: bool = False) -> Iterator[Any]:
-        """The one read-write session. `fresh` starts the library again first, and is the order to
-        try a refused PIN once more."""
+        """The one read-write session. `fresh` starts the library again first."""
         with self.started():
             if fresh:
-                self._pin.forget_refusal()
                 self.drop()
             if self._session is None or self._generation != self.module.generation:
                 self._log_in()
@@ -152,6 +111,17 @@ class TokenLogin:
             self._session = None
             self.module.leave(self)
 
+    @property
+    def pin_marker(self) -> Path | None:
+        """The file that remembers how logins to this token ended, once the token was seen."""
+        return self._pin.marker(self.state)
+
+    def vouch_for_pin(self) -> None:
+        """A person says that the PIN is right, or has just set it: what the token refused before is
+        forgotten, and may be tried again. Never for a program to decide."""
+        with self.token():
+            self._pin.forget(self.state)
+
     def ask_state(self) -> TokenState:
         """What the token says without a PIN; an absent one is an answer, not an error."""
         try:
@@ -161,16 +131,10 @@ class TokenLogin:
             return self.state._replace(present=False)
 
     def probe(self) -> None:
-        """A real operation without a PIN: token info and sessions come from files with some
-        modules and succeed without the device, random bytes do not. DeviceGone or NotFound."""
+        """Ask the device for something real, without a PIN. DeviceGone or NotFound if it does not
+        answer."""
         with self.token() as token:
-            session = token.open()
-            try:
-                session.generate_random(64)
-            except (pkcs11.RandomNoRNG, pkcs11.FunctionNotSupported):
-                pass
-            finally:
-                session.close()  # has no login of its own, so it logs nobody out
+            _probe(token)
 
     def view_is_good(self) -> bool:
         """Whether an empty search can be believed: still logged in, and the device still there."""
@@ -187,43 +151,78 @@ class TokenLogin:
         self._session = None
         self.module.start()
         token = self._find_token()
+        if self.serial and self.state.serial != self.serial:
+            raise Refused(
+                f"{self.name} is another token than the one with serial {self.serial}",
+                hint="the identity was made in that one; plug it in",
+            )
         slot = token.slot.slot_id
         if slot not in self.module.sessions:
+            _probe(token)
             self.module.sessions[slot] = self._new_login(token)
         self._session = self.module.sessions[slot]
         self._generation = self.module.generation
 
     def _new_login(self, token: Any) -> Any:
-        state = self.state
         if not token.flags & TokenFlag.LOGIN_REQUIRED:
             return token.open(rw=True)
-        if state.pin_locked or state.pin_final_try:
-            raise Locked(
-                f"the PIN of {self.name} is locked"
-                if state.pin_locked
-                else f"{self.name} has one PIN try left, which is not for us to use",
-                hint="log in once with the vendor's tool, or reset the PIN with the SO PIN",
-            )
         try:
-            return self._try_pin(token, f"{state.label} (serial {state.serial})")
+            return self._try_pin(token)
         except pkcs11.UserAlreadyLoggedIn:  # by other code in this process; ours to share
             return token.open(rw=True)
 
-    def _try_pin(self, token: Any, name: str) -> Any:
-        with self._pin.attempt(os.path.realpath(self.module.path), name) as pin:
+    def _try_pin(self, token: Any) -> Any:
+        with self._pin.attempt(self.state, named(self.state), self._check_flags) as pin:
+            wrong = ""
             try:
                 self.logins += 1
-                return token.open(rw=True, user_pin=pin)
+                return token.open(rw=True, user_pin=pin.reveal())
             except pkcs11.UserAlreadyLoggedIn:  # also for a wrong PIN: no verdict
                 raise
             except pkcs11.PKCS11Error as error:
-                self._after_failed_login()
-                if isinstance(error, _WRONG_PIN) or self._is_unknown_user(error):
-                    raise WrongPin(type(error).__name__) from None
-                raise
+                if not (self._is_verdict(error) or self._was_counted(token)):
+                    self._after_failed_login()
+                    raise
+                wrong = type(error).__name__
+            self._after_failed_login()
+            raise WrongPin(wrong)
 
-    def _is_unknown_user(self, error: pkcs11.PKCS11Error) -> bool:
-        return self.profile.unknown_user_error and isinstance(error, pkcs11.ObjectHandleInvalid)
+    def _check_flags(self) -> None:
+        """Locked if the token says that the PIN must not be tried. Asked anew: while we waited for
+        our turn others may have tried theirs."""
+        token = self._find_token()
+        state, flags = self.state, token.flags
+        if state.pin_locked:
+            raise Locked(
+                f"the PIN of {self.name} is locked",
+                hint="set a new PIN with the SO PIN (ockam-edge hsm, or the vendor's tool)",
+            )
+        if state.pin_final_try:
+            raise Locked(
+                f"{self.name} has one PIN try left, which is not for us to use",
+                hint="log in once with the vendor's tool, or set a new PIN with the SO PIN",
+            )
+        if flags & TokenFlag.USER_PIN_TO_BE_CHANGED:
+            raise Locked(
+                f"the PIN of {self.name} must be changed before it can be used",
+                hint="change it with ockam-edge hsm change-pin or the vendor's tool",
+            )
+
+    def _is_verdict(self, error: pkcs11.PKCS11Error) -> bool:
+        """Whether the token refused the PIN itself."""
+        unknown_user = self.profile.unknown_user_error and isinstance(
+            error, pkcs11.ObjectHandleInvalid
+        )
+        return unknown_user or isinstance(error, WRONG_PIN)
+
+    def _was_counted(self, token: Any) -> bool:
+        """Whether the token counts a wrong PIN that it did not count before we tried, whatever the
+        code was that it answered with."""
+        try:
+            now = state_of(token.slot.get_token())
+        except pkcs11.PKCS11Error:
+            return False
+        return now.pin_tried and not self.state.pin_tried
 
     def _after_failed_login(self) -> None:
         # python-pkcs11 leaks the session it opened; only stopping the library frees it.
@@ -233,81 +232,38 @@ class TokenLogin:
     # --- which token
 
     def _find_token(self) -> Any:
-        self.profile = profile_for(self.module.library.manufacturer_id)
+        library = self.module.library
+        self.profile = profile_for(library.manufacturer_id, library.library_description)
         there = self.module.tokens()
-        found = [token for token in there if self._matches(token)]
+        found = matching(self.uri, there)
         if len(found) == 1:
             self.state = state_of(found[0])
             return found[0]
-        listed = "; ".join(named(state_of(token)) for token in there) or "none"
         if found:
-            raise Misconfigured(
-                f"{len(found)} tokens match the vault URI. Tokens in {self.module.path}: {listed}",
-                hint="add token= or serial= to the URI",
-            )
+            raise ambiguous(self.uri, found, self.module.path)
         if not self.module.sessions:
             self.module.stop()  # some modules look for tokens only while they start
         seen_before = bool(self.state.label or self.state.serial)
+        listed = "; ".join(named(state_of(token)) for token in there) or "none"
         lost = DeviceGone if seen_before else NotFound
         raise lost(
-            f"there is no {self._wanted()} in {self.module.path}. Tokens there: {listed}",
+            f"there is no {wanted(self.uri)} in {self.module.path}. Tokens there: {listed}",
             hint="plug the token in, initialise it, or correct the vault URI",
             retry=seen_before or self.profile.late_token,
         )
 
-    def _matches(self, token: Any) -> bool:
-        uri, state = self.uri, state_of(token)
-        pairs = (
-            (uri.token, state.label),
-            (uri.serial, state.serial),
-            (uri.manufacturer, state.manufacturer),
-            (uri.model, state.model),
-            (uri.slot_id, token.slot.slot_id),
-        )
-        return all(wanted is None or wanted == has for wanted, has in pairs)
 
-    def _wanted(self) -> str:
-        uri = self.uri
-        parts = {
-            "label": uri.token, "serial": uri.serial, "manufacturer": uri.manufacturer,
-            "model": uri.model, "slot": uri.slot_id,
-        }  # fmt: skip
-        said = ", ".join(f"{name} {value!r}" for name, value in parts.items() if value is not None)
-        return f"token with {said}" if said else "token"
-
-    # --- what went wrong
-
-    def _translated(self, error: pkcs11.PKCS11Error) -> VaultError:
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
-        for errors, ours, text in _ANSWERS:
-            if isinstance(error, errors):
-                return ours(f"{self.name}: {text} ({said})")
-        if _KEY_FUNCTION_NOT_PERMITTED in str(error).split():
-            return Refused(f"{self.name}: the key may not be used for this ({said})")
-        # All the rest means that the session is of no use any more: device errors, sessions that
-        # end or stay busy, memory of the device, handles of objects that went away.
-        self.drop()
-        return DeviceGone(
-            f"{self.name} stopped answering ({said})",
-            hint="is the token plugged in? The next call starts over",
-        )
-
-
-def state_of(token: Any) -> TokenState:
-    """What a token says of itself, its padding stripped."""
-    flags = token.flags
-    return TokenState(
-        present=True,
-        label=token.label,
-        # Padding differs: spaces by the standard, NUL with tpm2-pkcs11.
-        serial=token.serial.rstrip(b"\0 ").decode(errors="replace"),
-        manufacturer=token.manufacturer_id,
-        model=token.model,
-        pin_tried=bool(flags & TokenFlag.USER_PIN_COUNT_LOW),
-        pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
-        pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
-    )
-
-
-def named(state: TokenState) -> str:
-    return f"token {state.label!r} (serial {state.serial})"
+def _probe(token: Any) -> None:
+    """A real operation without a PIN: token info and sessions come from files with some modules and
+    succeed without the device, random bytes do not."""
+    session = token.open()
+    try:
+        session.generate_random(64)
+    except (
+        pkcs11.RandomNoRNG,
+        pkcs11.FunctionNotSupported,
+        pkcs11.UserNotLoggedIn,  # YubiHSM, whose token info comes from the device already
+    ):
+        pass
+    finally:
+        session.close()  # has no login of its own, so it logs nobody out

@@ -5,7 +5,9 @@ empty search does not mean that a key is absent; a signature counts only after s
 verified it."""
 
 import hashlib
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from vault_backends.pkcs11.objects import WAYS, destroy, kind_of, kinds_of, read
 from vault_backends.pkcs11.profiles import P256_OID
 from vault_backends.pkcs11.sealing import LABEL, Sealing
 from vault_backends.pkcs11.token import TokenLogin
-from vault_backends.uri import Ask, Pkcs11Uri
+from vault_backends.uri import Ask, Pkcs11Uri, unparse
 from vault_backends.vault import (
     Exists,
     Key,
@@ -37,6 +39,8 @@ def open(uri: Pkcs11Uri, ask: Ask | None, state_dir: Path | None) -> Vault:
     return Pkcs11Vault(uri, ask, state_dir)
 
 
+# Not the beginning of anything that an identity signs.
+_SELF_TEST = b"ockam-edge self-test of a key\0"
 # A return code python-pkcs11 has no exception for.
 _CURVE_NOT_SUPPORTED = "0x140"
 
@@ -70,6 +74,7 @@ class Pkcs11Vault:
         self._found: dict[Key, _Held] = {}
         self._found_in = -1  # the generation of the login that the keys were found in
         self._pinned: dict[Key, bytes] = {}
+        self._proven: set[Key] = set()  # signed with in this process, and it verified
 
     @property
     def logins(self) -> int:
@@ -111,23 +116,41 @@ class Pkcs11Vault:
         )
 
     def public(self, key: Key) -> bytes:
+        """The public half. At first use of a key it proves itself by a signature, which is not of
+        anything: a token may hold a public object that belongs to no private one."""
         with self.login.logged_in() as session:
-            return self._hold(session, key).public
+            held = self._hold(session, key)
+            if key not in self._proven:
+                held = self._signed(session, key, _SELF_TEST + os.urandom(32))[0]
+            return held.public
 
     def sign(self, key: Key, data: bytes) -> bytes:
         data = bytes(data)  # python-pkcs11 takes any other buffer for a multi-part message
         with self.login.logged_in() as session:
-            held = self._hold(session, key)
-            message = data if key.kind is Kind.ED25519 else hashlib.sha256(data).digest()
-            self.signs += 1
+            return self._signed(session, key, data)[1]
+
+    def _signed(self, session: Any, key: Key, data: bytes) -> tuple[_Held, bytes]:
+        """The key and its signature, verified."""
+        held = self._hold(session, key)
+        message = data if key.kind is Kind.ED25519 else hashlib.sha256(data).digest()
+        self.signs += 1
+        try:
+            answer = held.private.sign(message, mechanism=WAYS[key.kind].sign)
+        except (pkcs11.GeneralError, pkcs11.DeviceMemory):
+            if not self.login.profile.few_objects:
+                raise
+            # Full of other keys of ours: starting over makes room for this one.
+            held = self._hold(self.login.renew(), key)
             answer = held.private.sign(message, mechanism=WAYS[key.kind].sign)
         signed = points.signature(key.kind, answer)
         if not points.verifies(key.kind, held.public, data, signed):
+            self._proven.discard(key)
             raise Refused(
                 f"{self.login.name} gave a signature with key {key.label!r} that does not verify",
                 hint="the token or its module is faulty, or the key was exchanged",
             )
-        return signed
+        self._proven.add(key)
+        return held, signed
 
     def delete(self, key: Key) -> None:
         with self.login.logged_in() as session:
@@ -139,6 +162,7 @@ class Pkcs11Vault:
                 destroy(one)
             self._found.pop(key, None)
             self._pinned.pop(key, None)
+            self._proven.discard(key)
 
     def close(self) -> None:
         self._found.clear()
@@ -164,14 +188,15 @@ class Pkcs11Vault:
         self.login.probe()
 
     def reopen(self) -> None:
-        """Start the library again and log in; the order to try once more, after a refused PIN
-        too."""
+        """Start the library again and log in. Not with a PIN that was refused."""
         with self.login.logged_in(fresh=True):
             pass
 
-    def pin(self, key: Key, public: bytes) -> None:
-        """From now on `key` must have this public key, whatever the token says."""
+    def pin(self, key: Key, public: bytes, serial: str = "") -> None:
+        """From now on `key` must have this public key, whatever the token says. With `serial` a
+        token with another serial number is refused before it is given the PIN."""
         self._pinned[key] = public
+        self.login.serial = serial or self.login.serial
         self._found.pop(key, None)
 
     def describe(self, key: Key) -> dict[str, Any]:
@@ -248,10 +273,13 @@ class Pkcs11Vault:
 
     def _only(self, key: Key, found: list[Any]) -> Any:
         if len(found) > 1:
-            ids = ", ".join(_hex(read(one, Attribute.ID)) for one in found)
+            ids = [read(one, Attribute.ID) for one in found]
+            uri = replace(self.login.uri, object=key.label)
+            typed = "".join(f"\n  {unparse(replace(uri, id=one))}" for one in ids if one)
             raise Misconfigured(
-                f"{self.login.name} has {len(found)} {key.kind} keys {key.label!r}, with ids {ids}",
-                hint="add id= to the vault URI, or delete the wrong one",
+                f"{self.login.name} has {len(found)} {key.kind} keys {key.label!r}, with ids "
+                + ", ".join(one.hex() if one else "(none)" for one in ids),
+                hint=f"delete the wrong one, or name one of them:{typed}",
             )
         return found[0]
 
@@ -327,10 +355,6 @@ class Pkcs11Vault:
             f"{self.login.name} has no {key.kind} key {key.label!r}",
             hint="was it deleted, or is this another token than the one it was made in?",
         )
-
-
-def _hex(value: bytes | None) -> str:
-    return value.hex() if value else "(none)"
 
 
 def _is_about_curve(error: pkcs11.PKCS11Error) -> bool:
