@@ -24,10 +24,17 @@ def open_vault(
     *,
     state_dir: Path | None = None,
     allow_pin_value: bool = False,
+    apart: bool = False,
 ) -> Vault:
     """The vault that `uri` names. `ask` is called with a prompt when a secret is needed that the
     URI does not locate; `state_dir` is where a PIN that was refused is remembered across
-    restarts. `allow_pin_value` takes a PIN that stands in the URI itself; no command does."""
+    restarts. `allow_pin_value` takes a PIN that stands in the URI itself; no command does. `apart`
+    keeps the code of a token in a process of its own; a software vault is in this one in any
+    case."""
     parsed = parse(uri, allow_pin_value=allow_pin_value)
+    if apart and parsed.scheme == "pkcs11":
+        from vault_backends.apart.vault import ApartVault  # noqa: PLC0415
+
+        return ApartVault(uri, ask, state_dir=state_dir)
     vault: Vault = import_module(SCHEMES[parsed.scheme]).open(parsed, ask, state_dir)
     return vault

@@ -90,6 +90,12 @@ def soft_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Soft
     module.stop_all()
 
 
+class ApartUri(str):
+    """A URI whose vault is to be opened in a process of its own."""
+
+    __slots__ = ()
+
+
 OpenVault = Callable[..., Vault]
 
 
@@ -99,6 +105,7 @@ def opened() -> Iterator[OpenVault]:
     vaults: list[Vault] = []
 
     def open_one(uri: str, *args: object, **kwargs: object) -> Vault:
+        kwargs.setdefault("apart", isinstance(uri, ApartUri))
         vaults.append(open_vault(uri, *args, **kwargs))  # type: ignore[arg-type]
         return vaults[-1]
 
@@ -116,8 +123,8 @@ def secret_file(path: Path, text: str) -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vault_uri" in metafunc.fixturenames:
         given = metafunc.config.getoption("vault_uri", default=[])
-        names = ["software-key", "software-passphrase", "softhsm", *given]
-        ids = [*names[:3], *(f"given{n}" for n in range(len(given)))]
+        names = ["software-key", "software-passphrase", "softhsm", "softhsm-apart", *given]
+        ids = [*names[:4], *(f"given{n}" for n in range(len(given)))]
         metafunc.parametrize("vault_uri", names, indirect=True, ids=ids)
 
 
@@ -129,7 +136,7 @@ def vault_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "software-passphrase":
         secret = secret_file(tmp_path / "pass", "correct horse\n")
         return f"software:{tmp_path}/keys?passphrase-source=file:{secret}"
-    if request.param == "softhsm":
+    if request.param in ("softhsm", "softhsm-apart"):
         token: SoftToken = request.getfixturevalue("soft_token")
-        return token.uri()
+        return token.uri() if request.param == "softhsm" else ApartUri(token.uri())
     return str(request.param)

@@ -7,7 +7,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 
-from vault_backends import open_vault
 from vault_backends.vault import (
     Attests,
     Exists,
@@ -161,8 +160,8 @@ def test_describes_keys_without_secrets(vault: Vault, key: Key) -> None:
     assert said["kind"] == key.kind.value
 
 
-def test_closed_is_closed(vault_uri: str, kind: Kind) -> None:
-    vault = open_vault(vault_uri)
+def test_closed_is_closed(vault_uri: str, kind: Kind, opened) -> None:
+    vault = opened(vault_uri)
     vault.close()
     vault.close()
     with pytest.raises(VaultError, match="closed"):

@@ -9,6 +9,9 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from vault_backends.pkcs11 import points
 from vault_backends.vault import Kind
 
+SEAL_LABEL = "ockam-seal"
+"""Of the key that seals other secrets; no identity's."""
+
 
 class Way(NamedTuple):
     """How one kind of key is made and used."""

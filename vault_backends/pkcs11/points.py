@@ -1,13 +1,14 @@
-"""The encodings that tokens disagree about: points, curve names, signatures, key ids."""
+"""The encodings that tokens disagree about: points, curve names, signatures, key ids.
+
+`cryptography` is imported where it is used: the process of a vault apart goes without it."""
 
 import hashlib
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
-
 from vault_backends.pkcs11.profiles import ED25519_NAME, ED25519_OID, P256_OID
 from vault_backends.vault import Kind
+
+SELF_TEST = b"ockam-edge self-test of a key\0"
+"""What a key signs, with something random behind it, before its public half is believed."""
 
 _LENGTHS = {Kind.ED25519: 32, Kind.P256: 65}
 _CURVES = {
@@ -36,6 +37,8 @@ def point(kind: Kind, value: bytes) -> bytes | None:
 def signature(kind: Kind, value: bytes) -> bytes:
     """r || s, also from a token that answers in DER. Whatever else comes is left for `verifies`."""
     if kind is Kind.P256 and len(value) != 64:
+        from cryptography.hazmat.primitives.asymmetric import utils  # noqa: PLC0415
+
         try:
             r, s = utils.decode_dss_signature(value)
             return r.to_bytes(32, "big") + s.to_bytes(32, "big")
@@ -47,6 +50,10 @@ def signature(kind: Kind, value: bytes) -> bytes:
 def verifies(kind: Kind, public: bytes, data: bytes, signed: bytes) -> bool:
     if len(signed) != 64:
         return False
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils  # noqa: PLC0415
+
     try:
         if kind is Kind.ED25519:
             ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signed, data)

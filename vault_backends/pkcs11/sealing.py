@@ -27,6 +27,7 @@ from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.constants import DEFAULT as OMIT
 
 from vault_backends.pkcs11 import points
+from vault_backends.pkcs11.objects import SEAL_LABEL as LABEL
 from vault_backends.pkcs11.objects import destroy, read, search
 from vault_backends.pkcs11.profiles import P256_OID, Profile
 from vault_backends.pkcs11.token import TokenLogin
@@ -40,8 +41,6 @@ from vault_backends.vault import (
     Unsupported,
     VaultError,
 )
-
-LABEL = "ockam-seal"
 
 _VERSION = 1
 _KEY, _NONCE, _TAG = 32, 12, 16

@@ -8,17 +8,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 from pkcs11.constants import DEFAULT as OMIT
 
 from vault_backends.pkcs11 import points
-from vault_backends.pkcs11.objects import WAYS, destroy, kind_of, kinds_of, read, search
+from vault_backends.pkcs11.objects import SEAL_LABEL, WAYS, destroy, kind_of, kinds_of, read, search
 from vault_backends.pkcs11.profiles import P256_OID
-from vault_backends.pkcs11.sealing import LABEL, Sealing
 from vault_backends.pkcs11.token import TokenLogin
 from vault_backends.uri import Ask, Pkcs11Uri, unparse
 from vault_backends.vault import (
@@ -34,13 +34,15 @@ from vault_backends.vault import (
     check_label,
 )
 
+if TYPE_CHECKING:
+    from vault_backends.pkcs11.sealing import Sealing
+
 
 def open(uri: Pkcs11Uri, ask: Ask | None, state_dir: Path | None) -> Vault:
     return Pkcs11Vault(uri, ask, state_dir)
 
 
 # Not the beginning of anything that an identity signs.
-_SELF_TEST = b"ockam-edge self-test of a key\0"
 # A return code python-pkcs11 has no exception for.
 _CURVE_NOT_SUPPORTED = "0x140"
 
@@ -68,8 +70,8 @@ class Pkcs11Vault:
         self, uri: Pkcs11Uri, ask: Ask | None = None, state_dir: Path | None = None
     ) -> None:
         self.login = TokenLogin(uri, ask, state_dir)
-        self.sealing = Sealing(self.login)
         self.signs = 0  # signatures asked of the token
+        self.verifies = True  # its own signatures; apart, the process that asked does
         self._kinds: frozenset[Kind] | None = None
         self._found: dict[Key, _Held] = {}
         self._found_in = -1  # the generation of the login that the keys were found in
@@ -112,7 +114,7 @@ class Pkcs11Vault:
                 found = self._search(self.login.renew(), ObjectClass.PRIVATE_KEY)
             labels = [(kind_of(one), read(one, Attribute.LABEL)) for one in found]
         return iter(
-            [Key(kind, label) for kind, label in labels if kind and label and label != LABEL]
+            [Key(kind, label) for kind, label in labels if kind and label and label != SEAL_LABEL]
         )
 
     def public(self, key: Key) -> bytes:
@@ -120,8 +122,8 @@ class Pkcs11Vault:
         anything: a token may hold a public object that belongs to no private one."""
         with self.login.logged_in() as session:
             held = self._hold(session, key)
-            if key not in self._proven:
-                held = self._signed(session, key, _SELF_TEST + os.urandom(32))[0]
+            if self.verifies and key not in self._proven:
+                held = self._signed(session, key, points.SELF_TEST + os.urandom(32))[0]
             return held.public
 
     def sign(self, key: Key, data: bytes) -> bytes:
@@ -143,7 +145,7 @@ class Pkcs11Vault:
             held = self._hold(self.login.renew(), key)
             answer = held.private.sign(message, mechanism=WAYS[key.kind].sign)
         signed = points.signature(key.kind, answer)
-        if not points.verifies(key.kind, held.public, data, signed):
+        if self.verifies and not points.verifies(key.kind, held.public, data, signed):
             self._proven.discard(key)
             raise Refused(
                 f"{self.login.name} gave a signature with key {key.label!r} that does not verify",
@@ -172,6 +174,12 @@ class Pkcs11Vault:
 
     def provision(self) -> str:
         return self.sealing.provision()
+
+    @cached_property
+    def sealing(self) -> "Sealing":
+        from vault_backends.pkcs11.sealing import Sealing  # noqa: PLC0415  (8 MB)
+
+        return Sealing(self.login)
 
     def seal(self, secret: bytes, aad: bytes) -> bytes:
         return self.sealing.seal(secret, aad)

@@ -1,0 +1,1 @@
+"""A vault in a process of its own: its code may crash or hang there, and its PIN stays there."""
