@@ -20,7 +20,7 @@ from vault_backends.apart.complaints import Complaints
 from vault_backends.apart.messages import Broken, Conversation, Ended
 from vault_backends.nocore import keep_no_core
 from vault_backends.pkcs11.vault import Pkcs11Vault
-from vault_backends.uri import Pkcs11Uri, parse
+from vault_backends.uri import ASK, Pkcs11Uri, parse
 from vault_backends.vault import Key, Kind, TokenState, VaultError
 
 PATIENCE = 10.0
@@ -110,7 +110,10 @@ class _Service:
     def _open(self, text: str, state_dir: str, seen: list[Any]) -> None:
         uri = parse(text, allow_pin_value=True)  # it was allowed there
         assert isinstance(uri, Pkcs11Uri)
-        self._complaints.source = uri.pin_source
+        if uri.pin_value is not None:
+            self._complaints.secrets.add(uri.pin_value)
+        elif uri.pin_source != ASK:
+            self._complaints.source = uri.pin_source
         self._vault = vault = Pkcs11Vault(uri, self._ask, Path(state_dir))
         vault.verifies = False  # whoever asked does it, and does not trust us
         vault.login.state = TokenState(*seen)

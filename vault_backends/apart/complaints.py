@@ -9,7 +9,7 @@ import os
 import re
 from contextlib import suppress
 
-from vault_backends.uri import ASK, read_secret
+from vault_backends.uri import read_secret
 from vault_backends.vault import VaultError
 
 LINES, WIDTH = 20, 300
@@ -27,7 +27,7 @@ class Complaints:
 
     def __init__(self, fd: int) -> None:
         self.source: str | None = None
-        """Where the PIN is."""
+        """Where the PIN is, if a file has it."""
         self.secrets: set[str] = set()
         self._fd = fd
         os.set_blocking(fd, False)
@@ -39,16 +39,16 @@ class Complaints:
             return []
         self._learn_secret()
         lines = [line for line in text.splitlines() if line.strip()]
-        if not self.secrets and self.source not in (None, ASK):
+        if not self.secrets and self.source is not None:
             return [f"({len(lines)} lines were left out: the PIN to look for cannot be read)"]
         kept = [shown(line) if self._harmless(line) else "(it held the PIN)" for line in lines]
         more = len(kept) - LINES
         return kept[:LINES] + ([f"({more} more lines)"] if more > 0 else [])
 
     def _learn_secret(self) -> None:
-        if self.source not in (None, ASK):
+        if self.source is not None:
             with suppress(VaultError):
-                self.secrets.add(read_secret(self.source or ""))
+                self.secrets.add(read_secret(self.source))
 
     def _harmless(self, line: str) -> bool:
         digits = re.sub(r"0x|[^0-9a-f]", "", line.lower())
