@@ -22,7 +22,7 @@ import uvloop
 
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
-from edge.identity.history import Identifier
+from edge.identity.history import ChangeHistory, Identifier
 from edge.identity.known import Known
 from edge.portal.inlet import Inlet
 from edge.portal.outlet import Outlet, Target
@@ -77,7 +77,8 @@ class Node:
         self.person: Person = person(name, kind)
         self.presentation: Presentation = self.person.present(now=clock())
         self.router, self.wiring, self.known = Router(), Wiring(), Known()
-        self.learned: list[Any] = []
+        self.learned: list[ChangeHistory] = []
+        self.shown: list[tuple[bytes, ...]] = []
         for address, hop in (
             (b"echo", Echo(self.router)),
             (b"uppercase", Uppercase(self.router)),
@@ -95,7 +96,7 @@ class Node:
             trust=trust,
             known=self.known,
             wiring=self.wiring,
-            learned=self.learned.append,
+            learned=self.learn,
             now=clock,
         )
         self.wiring.open(b"api")
@@ -104,7 +105,7 @@ class Node:
             self.wiring,
             present=lambda: self.presentation,
             known=self.known,
-            learned=self.learned.append,
+            learned=self.learn,
             now=clock,
         )
         self.listener: LinkListener | None = None
@@ -115,6 +116,10 @@ class Node:
     @property
     def identifier(self) -> Identifier:
         return self.person.identifier
+
+    def learn(self, history: ChangeHistory, credentials: tuple[bytes, ...]) -> None:
+        self.learned.append(history)
+        self.shown.append(credentials)
 
     async def listen(self, port: int = 0, limits: Limits | None = None) -> Node:
         self.listener = await links.listen(
@@ -166,7 +171,7 @@ class Node:
             trust=trust,
             known=self.known,
             reach=self.wiring.outgoing,
-            learned=self.learned.append,
+            learned=self.learn,
             now=clock,
             timeout=timeout,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from edge.authority.service import ACCEPTOR, CHANGES, CREDENTIALS, ISSUER, MEMBERS
 from edge.errors import ApiError
@@ -22,6 +23,14 @@ ALREADY = "already a member"
 
 class AlreadyMember(ApiError):
     """The ticket was not spent: we are in already."""
+
+
+class Changed(NamedTuple):
+    """A member that was removed, or whose attributes are other ones, at a time of the authority's."""
+
+    identifier: Identifier
+    removed: bool
+    at: int
 
 
 class Client:
@@ -72,14 +81,14 @@ class Client:
         """All whom we may delete, but ourselves."""
         await self._ask(MEMBERS, Method.DELETE, "/members")
 
-    async def changes(self, since: int) -> tuple[int, list[tuple[Identifier, bool]]]:
-        """The number to ask with next time; members whose attributes changed, or (True) who were
-        removed. Our own authorities only."""
+    async def changes(self, since: int) -> tuple[int, list[Changed]]:
+        """The number to ask with next time, and whom the authority says something else of since
+        `since`. Our own authorities only."""
         body = await self._body(CHANGES, Method.POST, "/", cbor.encode({1: since}))
         fields = cbor.as_map(cbor.decode(body))
-        pairs = [cbor.as_list(item, 2) for item in cbor.as_list(fields.get(2))]
-        changed = [(Identifier(cbor.as_bytes(who)), cbor.as_bool(gone)) for who, gone, *_ in pairs]
-        return cbor.as_int(fields.get(1)), changed
+        return cbor.as_int(fields.get(1)), [
+            _changed(cbor.as_list(item, 3)) for item in cbor.as_list(fields.get(2))
+        ]
 
     async def _body(
         self, service: bytes, method: Method, path: str, body: bytes | None = None
@@ -99,6 +108,11 @@ class Client:
         if response.status is Status.OK:
             return response.body
         raise _refusal(service, response)
+
+
+def _changed(item: list[cbor.Value]) -> Changed:
+    identifier = Identifier(cbor.as_bytes(item[0]))
+    return Changed(identifier, cbor.as_bool(item[1]), cbor.as_int(item[2]))
 
 
 def _refusal(service: bytes, response: Response) -> ApiError:

@@ -64,6 +64,8 @@ class Change(NamedTuple):
     number: int
     identifier: Identifier
     removed: bool
+    at: int
+    """When, in seconds since 1970: what was said of it before does not hold any more."""
 
 
 class Registry(Protocol):
@@ -81,11 +83,11 @@ class Registry(Protocol):
         """Add it, or replace what is known of it."""
         ...
 
-    async def remove(self, identifier: Identifier) -> bool:
+    async def remove(self, identifier: Identifier, now: int) -> bool:
         """Whether there was such a member."""
         ...
 
-    async def pre_trust(self, members: Iterable[Member]) -> None:
+    async def pre_trust(self, members: Iterable[Member], now: int) -> None:
         """These are the pre-trusted ones from now on, and no others (05 §1.9)."""
         ...
 

@@ -318,13 +318,13 @@ class Authority:
         return None
 
     async def _remove(self, identifier: Identifier, caller: Identifier) -> None:
-        if await self.registry.remove(identifier):
+        if await self.registry.remove(identifier, self._clock()):
             log.info("member %s: removed by %s", identifier, caller)
 
     # -- what changed
 
     async def _changes(self, call: Call) -> bytes | None:
-        """`{1: since}` -> `{1: latest, 2: [[identifier, removed], …]}`; for members only."""
+        """`{1: since}` -> `{1: latest, 2: [[identifier, removed, at], …]}`; for members only."""
         if not call.rights.member:
             raise Refused("unauthorized member")
         fields = cbor.as_map(cbor.decode(call.request.body or b""))
@@ -332,7 +332,7 @@ class Authority:
         changes = await self.registry.changes(since)
         latest = max([since, *(change.number for change in changes)])
         return cbor.encode(
-            {1: latest, 2: [[change.identifier, change.removed] for change in changes]}
+            {1: latest, 2: [[change.identifier, change.removed, change.at] for change in changes]}
         )
 
 

@@ -47,7 +47,8 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX token_expiry ON token (expires_at);
     CREATE TABLE member_change (
-        identifier BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, removed INTEGER NOT NULL
+        identifier BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, removed INTEGER NOT NULL,
+        at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
 )
@@ -95,12 +96,12 @@ class SqliteRegistry:
     async def put(self, member: Member) -> None:
         await self._do(lambda db: _put(db, member))
 
-    async def remove(self, identifier: Identifier) -> bool:
-        return await self._do(lambda db: _remove(db, identifier))
+    async def remove(self, identifier: Identifier, now: int) -> bool:
+        return await self._do(lambda db: _remove(db, identifier, now))
 
-    async def pre_trust(self, members: Iterable[Member]) -> None:
+    async def pre_trust(self, members: Iterable[Member], now: int) -> None:
         wanted = [member._replace(pre_trusted=True) for member in members]
-        await self._do(lambda db: _pre_trust(db, wanted))
+        await self._do(lambda db: _pre_trust(db, wanted, now))
 
     async def add_token(self, token: Token) -> None:
         await self._do(lambda db: _add_token(db, token))
@@ -110,12 +111,13 @@ class SqliteRegistry:
 
     async def changes(self, since: int) -> list[Change]:
         sql = (
-            "SELECT number, identifier, removed FROM member_change WHERE number > ? ORDER BY number"
+            "SELECT number, identifier, removed, at FROM member_change"
+            " WHERE number > ? ORDER BY number"
         )
         return await self._do(
             lambda db: [
-                Change(number, Identifier(who), bool(removed))
-                for number, who, removed in db.execute(sql, (since,))
+                Change(number, Identifier(who), bool(removed), at)
+                for number, who, removed, at in db.execute(sql, (since,))
             ]
         )
 
@@ -298,29 +300,28 @@ def _put(db: sqlite3.Connection, member: Member) -> None:
     else:
         changed = before.attributes != member.attributes
     if changed:
-        _note(db, member.identifier, removed=False)
+        _note(db, member.identifier, member.added_at, removed=False)
 
 
-def _remove(db: sqlite3.Connection, identifier: Identifier) -> bool:
+def _remove(db: sqlite3.Connection, identifier: Identifier, now: int) -> bool:
     found = db.execute("DELETE FROM member WHERE identifier = ?", (identifier,)).rowcount > 0
     if found:
-        _note(db, identifier, removed=True)
+        _note(db, identifier, now, removed=True)
     return found
 
 
-def _note(db: sqlite3.Connection, identifier: Identifier, *, removed: bool) -> None:
+def _note(db: sqlite3.Connection, identifier: Identifier, now: int, *, removed: bool) -> None:
     """A change for those who ask what changed. Only the latest of each member is kept."""
     (number,) = db.execute("UPDATE authority SET change = change + 1 RETURNING change").fetchone()
-    db.execute(
-        "INSERT OR REPLACE INTO member_change VALUES (?, ?, ?)", (identifier, number, removed)
-    )
+    values = (identifier, number, removed, now)
+    db.execute("INSERT OR REPLACE INTO member_change VALUES (?, ?, ?, ?)", values)
 
 
-def _pre_trust(db: sqlite3.Connection, wanted: list[Member]) -> None:
+def _pre_trust(db: sqlite3.Connection, wanted: list[Member], now: int) -> None:
     kept = {member.identifier for member in wanted}
     for (identifier,) in db.execute("SELECT identifier FROM member WHERE pre_trusted").fetchall():
         if identifier not in kept:
-            _remove(db, Identifier(identifier))
+            _remove(db, Identifier(identifier), now)
     for member in wanted:
         _put(db, member)
 

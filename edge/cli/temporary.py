@@ -76,7 +76,7 @@ async def _send(
         Wiring(),
         present=presentation,
         known=Known(),
-        learned=lambda history: None,
+        learned=lambda history, credentials: None,
         now=clock.now,
         clock_unset=clock.unset,
     )

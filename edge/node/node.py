@@ -24,16 +24,20 @@ from edge.node.clock import Clock
 from edge.node.home import Home
 from edge.node.identities import load
 from edge.node.keys import Identity, changing, check_held, try_to_settle
+from edge.node.members import Members
+from edge.node.policies import Policies, Policy, read
 from edge.node.portals import Inlets, Outlets, Relays
 from edge.node.rotation import Follower, rotation_due
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import NodeRecord, Store
 from edge.node.storethread import StoreThread
 from edge.node.transports import ChannelListeners, Channels, Connections, Listeners, Services
+from edge.policy.values import IDENTIFIER, text
 from edge.relay.relay import ADDRESSES, RelayService
 from edge.routing.connection import Connection, Connector
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
+from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
 from edge.wire.multiaddr import Multiaddr
 from vault_backends.vault import Vault, VaultError
@@ -44,6 +48,8 @@ LOOK_AT_CLOCK = 15.0
 """Seconds between two looks at whether the clock was set."""
 AHEAD = 60
 """Seconds by which an attestation of ours may lie in the future before it is made again."""
+SWEEP = 2.0
+"""Seconds between two looks at whose credential has expired."""
 FLUSH = 0.05
 """Seconds for the last bytes to leave."""
 
@@ -58,6 +64,8 @@ class Node:
         self.router = Router()
         self.wiring = Wiring()
         self.known = Known()
+        self.members = Members(self.known, clock=self._now, clock_unset=self._clock_unset)
+        self.policies = Policies(self.members)
         self.store = StoreThread(home.database)
         self.changing = asyncio.Lock()
         self.stopping = asyncio.Event()
@@ -81,6 +89,7 @@ class Node:
         self._presenting_anew = asyncio.Lock()
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rechecking = False
         self._relay_service: RelayService | None = None
         self._keyring: Keyring | None = None
         self._presenter: Presenter | None = None
@@ -132,6 +141,7 @@ class Node:
         self._spawn(self._watch_clock(), "watch the clock")
         self._spawn(self.follower.keep(), "follow rotations")
         self._spawn(self._settle_keys(), "settle keys")
+        self._spawn(self._sweep_members(), "sweep members")
 
     def _build(self) -> None:
         """What every node has (01 §5.5)."""
@@ -139,11 +149,15 @@ class Node:
         self.router.add(b"uppercase", Uppercase(self.router))
         self.wiring.open(b"echo")
         self.wiring.open(b"uppercase")
-        self._relay_service = RelayService(self.router, self.wiring)
+        self._relay_service = RelayService(self.router, self.wiring, allows=self.policies.may_relay)
 
     async def _restore(self, record: NodeRecord) -> None:
         self.channel_listeners.entries["api"] = Entry({"authorized": []})
         shelves = {shelf.kind: shelf for shelf in self.shelves}
+        for name, kind, expression in await self.store.call(Store.policies, self.name):
+            self.policies.set(Policy(name or None, kind or None, read(expression)))
+        self.pin_named()
+        self.policies.watch(self._recheck_soon)
         for resource in await self.store.call(Store.resources, self.name):
             if resource.kind in shelves:
                 shelves[resource.kind].expect(resource)
@@ -209,6 +223,15 @@ class Node:
         assert self._presenter is not None
         return self._presenter.current
 
+    def show_credential(self, credential: bytes | None) -> None:
+        """Present it from now on, in new channels and in those that are open (05 §2.5)."""
+        assert self._presenter is not None
+        self._presenter.credential = credential
+        history = self._presenter.history
+        for hop in map(self.router.at, self.router.addresses()):
+            if isinstance(hop, SecureChannel):
+                hop.present(history, credential)
+
     @property
     def signatures(self) -> int:
         """What the vault was asked for so far; no connection adds to it."""
@@ -272,8 +295,9 @@ class Node:
         """Peers that the configuration names, or that were pinned: their histories are kept."""
         self.known.pinned.update(identifiers)
 
-    def learned(self, history: ChangeHistory) -> None:
+    def learned(self, history: ChangeHistory, credentials: tuple[bytes, ...]) -> None:
         """A peer has proved who it is. Only those that are named cost us a write."""
+        self.members.took(history.identifier, credentials)
         identifier = history.identifier
         if identifier not in self.known.pinned:
             return
@@ -285,6 +309,72 @@ class Node:
         self.pin(history.identifier)
         self.known.learn(history)
         self._stored[history.identifier] = history.latest.hash
+
+    def _now(self) -> int:
+        return self.clock.now()
+
+    def _clock_unset(self) -> bool:
+        return self.clock.unset()
+
+    # -- policies
+
+    def policy_text(self, resource: str) -> str | None:
+        """The policy of one resource, None where that of its type holds."""
+        found = self.policies.find(resource=resource)
+        return None if found is None else text(found)
+
+    async def set_policy(self, policy: Policy) -> None:
+        """On the disk, and then everywhere at once."""
+        async with self.changing:
+            await self.store.call(
+                Store.put_policy,
+                self.name,
+                policy.resource or "",
+                policy.type or "",
+                text(policy.expression),
+            )
+            self.policies.set(policy)
+            self.pin_named()
+
+    async def remove_policy(self, *, resource: str | None = None, kind: str | None = None) -> bool:
+        """Whether there was one. Raises ConfigError where an outlet would be open to everybody then."""
+        async with self.changing:
+            before = self.policies.find(resource=resource, kind=kind)
+            gone = self.policies.remove(resource=resource, kind=kind)
+            if not gone or before is None:
+                return False
+            try:
+                away = self.ways_out()
+                if away:
+                    self.refuse_open_outlets(away[0])
+                await self.store.call(Store.remove_policy, self.name, resource or "", kind or "")
+            except BaseException:
+                self.policies.set(Policy(resource, kind, before))
+                raise
+            return True
+
+    def pin_named(self) -> None:
+        """Identities that policies speak of are remembered."""
+        for policy in self.policies.list():
+            self.pin(*map(Identifier.parse, IDENTIFIER.findall(text(policy.expression))))
+
+    def _recheck_soon(self) -> None:
+        """Whoever no longer qualifies is cut: once, however many changes come together."""
+        if not self._rechecking:
+            self._rechecking = True
+            asyncio.get_running_loop().call_soon(self._recheck)
+
+    def _recheck(self) -> None:
+        self._rechecking = False
+        self.outlets.recheck()
+        self.inlets.recheck()
+        if self._relay_service is not None:
+            self._relay_service.recheck()
+
+    async def _sweep_members(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.members.sweep()
 
     # -- deny by default
 

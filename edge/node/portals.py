@@ -6,9 +6,9 @@ import secrets
 from typing import Any
 
 from edge.errors import ConfigError
-from edge.node import access
 from edge.node.fields import Fields, host_port
 from edge.node.home import check_name
+from edge.node.policies import read
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import Store
 from edge.node.way import Way
@@ -37,19 +37,19 @@ class Outlets(Shelf[Outlet]):
             "allow": fields.optional_text("allow"),
         }
         _target(spec)
-        access.reader(spec["allow"])
+        check_policy(spec["allow"])
         return name, spec
 
     async def make(self, name: str, spec: Spec) -> Outlet:
-        if spec["allow"] is None:
-            self.node.refuse_open_outlet(name)
         node, address = self.node, name.encode()
+        if not node.policies.guarded(self.kind, name):
+            node.refuse_open_outlet(name)
         if node.router.at(address) is not None:
             raise ConfigError(
                 f"the address {name} of node {node.name} is taken", hint="choose another"
             )
-        node.pin(*access.named(spec["allow"]))
-        outlet = Outlet(node.router, address, _target(spec), allows=access.reader(spec["allow"]))
+        allows = node.policies.allows(self.kind, name)
+        outlet = Outlet(node.router, address, _target(spec), allows=allows)
         node.wiring.open(address, *OUTLETS)
         return outlet
 
@@ -68,7 +68,13 @@ class Outlets(Shelf[Outlet]):
 
     def open_to_all(self) -> list[str]:
         """Those without a policy."""
-        return [name for name, entry in self.entries.items() if entry.spec["allow"] is None]
+        guarded = self.node.policies.guarded
+        return [name for name in self.entries if not guarded(self.kind, name)]
+
+    def recheck(self) -> None:
+        """Cut what is no longer allowed."""
+        for outlet in self.things:
+            outlet.recheck()
 
     def status(self, name: str, entry: Entry[Outlet]) -> Spec:
         shown: Spec = {
@@ -76,7 +82,7 @@ class Outlets(Shelf[Outlet]):
             "worker_addr": name,
             "payload": None,
             "privileged": False,
-            "allow": entry.spec["allow"],
+            "allow": self.node.policy_text(name),
             "tls": entry.spec["tls"],
             "last_failure": entry.failure,
         }
@@ -85,6 +91,12 @@ class Outlets(Shelf[Outlet]):
     def _free(self) -> str:
         """`outlet`, or a random name where that is taken."""
         return "outlet" if "outlet" not in self.entries else secrets.token_hex(4)
+
+
+def check_policy(text: str | None) -> None:
+    """Raises ConfigError."""
+    if text is not None:
+        read(text)
 
 
 def _target(spec: Spec) -> Target:
@@ -123,7 +135,7 @@ class Inlets(Shelf[Inlet]):
             "hub_authorized": fields.identifier("hub_authorized"),
             "allow": fields.optional_text("allow"),
         }
-        access.reader(spec["allow"])
+        check_policy(spec["allow"])
         fields.seconds("connection_wait", 0.0)
         fields.flag("wait", True)
         return name, spec
@@ -131,7 +143,6 @@ class Inlets(Shelf[Inlet]):
     async def make(self, name: str, spec: Spec) -> Inlet:
         node = self.node
         node.refuse_open_outlets_beside(spec["to"])
-        node.pin(*access.named(spec["allow"]))
         resource = f"{self.kind}/{name}"
         way = Way(
             node,
@@ -148,7 +159,7 @@ class Inlets(Shelf[Inlet]):
             opening=way,
             host=host,
             port=port,
-            allows=access.reader(spec["allow"]),
+            allows=node.policies.allows(self.kind, name),
         )
         await inlet.start()
         spec["from"] = str(host_port(":".join(map(str, inlet.bound))))
@@ -160,6 +171,11 @@ class Inlets(Shelf[Inlet]):
         if fields.flag("wait", True) and entry.thing is not None:
             patience = fields.seconds("connection_wait", CONNECTION_WAIT)
             await self._ways[name].first(entry.thing.session, patience)
+
+    def recheck(self) -> None:
+        """Cut what is no longer allowed."""
+        for inlet in self.things:
+            inlet.recheck()
 
     async def unmake(self, thing: Inlet) -> None:
         self._ways.pop(thing.name, None)

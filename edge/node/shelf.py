@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from edge.errors import EdgeError
+from edge.node.policies import Policy, read
 from edge.node.store import ResourceRecord, Store, Taken, Unknown
+from edge.policy.values import text
 
 if TYPE_CHECKING:
     from edge.node.node import Node
@@ -83,14 +87,15 @@ class Shelf(Generic[T]):
                     f"{self.kind} {name} exists already on node {self.node.name}",
                     hint="choose another name, or delete it first",
                 )
-            thing = await self.make(name, spec)
-            name = self.named(name, thing)
-            entry = Entry(spec, thing)
-            try:
-                await self._keep(name, spec)
-            except BaseException:
-                await self._discard(name, thing)
-                raise
+            with self._guarded(name, spec.pop("allow", None)) as policy:
+                thing = await self.make(name, spec)
+                name = self.named(name, thing)
+                entry = Entry(spec, thing)
+                try:
+                    await self._keep(name, spec, policy)
+                except BaseException:
+                    await self._discard(name, thing)
+                    raise
             self.entries[name] = entry
             self.changed()
         try:
@@ -117,6 +122,8 @@ class Shelf(Generic[T]):
             self.changed()
             if entry.thing is not None:
                 await self.unmake(entry.thing)
+            if self.persistent:
+                self.node.policies.remove(resource=name)
             return shown
 
     def expect(self, record: ResourceRecord) -> None:
@@ -151,10 +158,32 @@ class Shelf(Generic[T]):
             )
         return entry
 
-    async def _keep(self, name: str, spec: Spec) -> None:
+    @contextmanager
+    def _guarded(self, name: str, allow: str | None) -> Iterator[str | None]:
+        """The policy holds before the thing is there; where it does not come to be, what was before
+        holds again. Gives the text that is kept."""
+        policies = self.node.policies
+        before = policies.find(resource=name)
+        if allow is None:
+            yield None
+            return
+        expression = read(allow)
+        policies.set(Policy(name, None, expression))
+        self.node.pin_named()
+        try:
+            yield text(expression)
+        except BaseException:
+            policies.remove(resource=name)
+            if before is not None:
+                policies.set(Policy(name, None, before))
+            raise
+
+    async def _keep(self, name: str, spec: Spec, policy: str | None) -> None:
         if self.persistent:
             node = self.node
-            await node.store.call(Store.add_resource, node.name, self.kind, name, spec)
+            await node.store.call(
+                Store.add_resource, node.name, self.kind, name, spec, policy=policy
+            )
 
     async def _discard(self, name: str, thing: T) -> None:
         """The creation failed: the thing goes, and whom it met meanwhile is forgotten."""

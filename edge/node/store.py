@@ -58,6 +58,16 @@ MIGRATIONS = (
         PRIMARY KEY (vault, label)
     ) STRICT;
     """,
+    # Policies have a table of their own, by name or by type of resource; the other one is empty.
+    """
+    CREATE TABLE policy (
+        node TEXT NOT NULL REFERENCES node(name) ON DELETE CASCADE, resource TEXT NOT NULL,
+        type TEXT NOT NULL, expression TEXT NOT NULL, PRIMARY KEY (node, resource, type)
+    ) STRICT;
+    INSERT INTO policy SELECT node, name, '', json_extract(spec, '$.allow') FROM resource
+        WHERE json_extract(spec, '$.allow') IS NOT NULL;
+    UPDATE resource SET spec = json_remove(spec, '$.allow');
+    """,
 )
 """What makes version n + 2 of n + 1, in this order. Only ever added to."""
 VERSION = 1 + len(MIGRATIONS)
@@ -354,23 +364,57 @@ class Store:
         ]
 
     def add_resource(
-        self, node: str, kind: str, name: str, spec: dict[str, Any], source: str = "command"
+        self,
+        node: str,
+        kind: str,
+        name: str,
+        spec: dict[str, Any],
+        source: str = "command",
+        policy: str | None = None,
     ) -> None:
+        """With its policy, in one step: nobody finds it without."""
         with self._changing(taken=f"{kind} {name} exists already on node {node}"):
+            if policy is not None:
+                self._put_policy(node, name, "", policy)
             self._db.execute(
                 "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?)",
                 (node, kind, name, json.dumps(spec), source, int(time.time())),
             )
 
     def remove_resource(self, node: str, kind: str, name: str) -> None:
-        """With its pins: one of the same name made again meets its peers anew."""
+        """With its pins and its policy: one of the same name made again meets its peers anew."""
         with self._changing():
+            self._db.execute("DELETE FROM policy WHERE node = ? AND resource = ?", (node, name))
             self._db.execute(
                 "DELETE FROM resource WHERE node = ? AND kind = ? AND name = ?", (node, kind, name)
             )
             self._db.execute(
                 "DELETE FROM pin WHERE node = ? AND resource = ?", (node, f"{kind}/{name}")
             )
+
+    # -- policies of a node
+
+    def policies(self, node: str) -> list[tuple[str, str, str]]:
+        """Resource, type, expression; of the first two one is empty."""
+        return self._rows(
+            "SELECT resource, type, expression FROM policy WHERE node = ? ORDER BY resource, type",
+            node,
+        )
+
+    def put_policy(self, node: str, resource: str, kind: str, expression: str) -> None:
+        with self._changing():
+            self._put_policy(node, resource, kind, expression)
+
+    def remove_policy(self, node: str, resource: str, kind: str) -> None:
+        with self._changing():
+            self._db.execute(
+                "DELETE FROM policy WHERE node = ? AND resource = ? AND type = ?",
+                (node, resource, kind),
+            )
+
+    def _put_policy(self, node: str, resource: str, kind: str, expression: str) -> None:
+        values = (node, resource, kind, expression)
+        self._db.execute("INSERT OR REPLACE INTO policy VALUES (?, ?, ?, ?)", values)
 
     # -- whom a resource met first
 

@@ -128,7 +128,7 @@ class Inlet:
     def _begin(self, portal: InletPortal, connection: Connection) -> None:
         if not self._allows(connection.peer):
             self.refused += 1
-            log.warning("inlet %s: the policy refuses %s", self.name, connection.peer)
+            log.debug("inlet %s: the policy refuses %s", self.name, connection.peer)
             portal.end("the policy refuses the outlet", tell=False, abort=True)
             return
         self.opened += 1

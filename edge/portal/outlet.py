@@ -64,7 +64,7 @@ class Outlet:
             return
         if not self.allows(peer):
             self.refused += 1
-            log.warning("outlet %s: %s is not allowed", self.address.decode(), peer or "nobody")
+            log.debug("outlet %s: %s is not allowed", self.address.decode(), peer or "nobody")
             return
         key = (peer, last.value)
         portal = self.portals.get(key)

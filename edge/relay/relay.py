@@ -117,6 +117,17 @@ class RelayService:
         for relay in list(self.relays.values()):
             relay.close()
 
+    def recheck(self) -> None:
+        """Close the relays of those who may not have them any more."""
+        for relay in list(self.relays.values()):
+            if not self._allows(relay.peer, relay.name):
+                log.warning(
+                    "relay %.200r of %s is closed: it is not allowed any more",
+                    relay.name,
+                    relay.peer,
+                )
+                relay.close()
+
     def forget(self, relay: Relay) -> None:
         if self.relays.get(relay.name) is relay:
             del self.relays[relay.name]

@@ -195,7 +195,7 @@ class _Answering:
         if established is None:
             return
         listener.make_room()
-        listener._learned(established.peer)
+        listener._learned(established.peer, established.credentials)
         self._done()
         try:
             channel = SecureChannel(

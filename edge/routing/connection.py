@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
 from edge.errors import ConfigError, NetworkError
-from edge.identity.history import ChangeHistory, Identifier
+from edge.identity.history import Identifier
 from edge.identity.known import Known
 from edge.routing import link as links
 from edge.routing.hop import Flow, Gate
@@ -21,7 +21,7 @@ from edge.routing.link import Link
 from edge.routing.opening import open_channel
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
-from edge.routing.secure import SecureChannel
+from edge.routing.secure import Learned, SecureChannel
 from edge.wire.multiaddr import Multiaddr
 from edge.wire.route import Address, Route
 
@@ -102,7 +102,7 @@ class Connector:
     wiring: Wiring
     present: Callable[[], Presentation]
     known: Known
-    learned: Callable[[ChangeHistory], None]
+    learned: Learned
     now: Callable[[], int]
     clock_unset: Callable[[], bool] = lambda: False
     """Whether our clock cannot be right (it is before the day we were built)."""

@@ -139,7 +139,7 @@ class _Opening:
             return
         established = self._initiator.established
         assert established is not None
-        self._learned(established.peer)
+        self._learned(established.peer, established.credentials)
         try:
             path, rest = self._router.path(message.back)
             path.send(rest.encoded + Route.of(self._address).encoded, third)

@@ -20,16 +20,17 @@ from edge.channel.record import Opener, Sealer
 from edge.errors import NetworkError, RecordError
 from edge.identity.history import ChangeHistory, Identifier
 from edge.identity.known import Known
+from edge.identity.versioned import items
 from edge.routing.hop import Buffer, Flow, Gate, Message, Path, fresh_buffer
 from edge.routing.link import Link
 from edge.routing.router import Router
-from edge.wire import cbor
 from edge.wire.message import (
     CLOSE,
     CLOSE_MESSAGE,
     PAYLOAD,
     PAYLOAD_END,
     ChannelReader,
+    encode_refresh,
     payload_start,
 )
 from edge.wire.route import Address, Route
@@ -42,7 +43,8 @@ SCRATCH = 256 * 1024
 """What a buffer is made for at first; it grows to the largest record seen, 16 MiB at most."""
 DEEPEST = 8
 """Channels inside one another; each depth costs three buffers."""
-Learned = Callable[[ChangeHistory], None]
+Learned = Callable[[ChangeHistory, tuple[bytes, ...]], None]
+"""Told who a peer has proved to be, and what credentials it showed: not verified, and not kept here."""
 
 
 def deeper(depth: int) -> int:
@@ -201,6 +203,14 @@ class SecureChannel(Flow):
                 self._path.send(self._head, self._sealer.seal(CLOSE_MESSAGE))
             self._end(reason)
 
+    def present(self, history: ChangeHistory, credential: bytes | None) -> None:
+        """Show the peer our history, perhaps rotated, and a new credential (02 §7.5)."""
+        if not self.closed and self._path is not None:
+            credentials = [] if credential is None else [credential]
+            message = encode_refresh(history.encoded, credentials)
+            self.sealed += 1
+            self._path.send(self._head, self._sealer.seal(message))
+
     def _came_by(self, flow: Flow | None) -> None:
         """Records come in by another flow now: stay one depth below it, buffers are per depth."""
         if flow is not None and flow.depth >= self.depth:
@@ -239,13 +249,13 @@ class SecureChannel(Flow):
 
     def _refresh(self, body: bytes) -> None:
         """The peer's history, perhaps rotated, and its new credentials (02 §7.5)."""
-        history_item = cbor.as_list(cbor.decode(body), 2)[0]  # credentials need an authority
-        history = ChangeHistory.decode(cbor.encode(history_item))
+        parts = items(body)
+        history = ChangeHistory.decode(parts[0])
         history.verify(self.peer)
         self._known.check(history)
         self._known.learn(history)
-        self._learned(history)
         self.history = history
+        self._learned(history, tuple(items(parts[1])))
 
     def _end(self, reason: str) -> None:
         if self.closed:

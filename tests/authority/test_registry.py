@@ -39,8 +39,8 @@ def test_members(registries: Opening) -> None:
             assert {one.identifier for one in await registry.members()} == {ALICE, BOB}
             await registry.put(member(ALICE, role="rtu"))
             assert await registry.member(ALICE) == member(ALICE, role="rtu")
-            assert await registry.remove(ALICE)
-            assert not await registry.remove(ALICE)
+            assert await registry.remove(ALICE, NOW)
+            assert not await registry.remove(ALICE, NOW)
         async with opened(registries) as registry:
             assert await registry.members() == [member(BOB)]
 
@@ -51,9 +51,9 @@ def test_pre_trusted_are_those_of_the_configuration(registries: Opening) -> None
     async def run() -> None:
         async with opened(registries) as registry:
             await registry.put(member(BOB))
-            await registry.pre_trust([member(ALICE)])
+            await registry.pre_trust([member(ALICE)], NOW)
             assert await registry.member(ALICE) == member(ALICE)._replace(pre_trusted=True)
-            await registry.pre_trust([])
+            await registry.pre_trust([], NOW)
             assert await registry.members() == [member(BOB)]
 
     asyncio.run(run())
@@ -138,15 +138,18 @@ def test_what_changed(registries: Opening) -> None:
             assert await registry.latest_change() == 0  # joining and staying the same is none
             await registry.put(member(ALICE, role="rtu"))
             await registry.put(member(BOB))
-            await registry.remove(BOB)
-            assert await registry.changes(0) == [Change(1, ALICE, False), Change(2, BOB, True)]
-            assert await registry.changes(1) == [Change(2, BOB, True)]
+            await registry.remove(BOB, NOW + 5)
+            assert await registry.changes(0) == [
+                Change(1, ALICE, False, NOW),
+                Change(2, BOB, True, NOW + 5),
+            ]
+            assert await registry.changes(1) == [Change(2, BOB, True, NOW + 5)]
             await registry.put(member(BOB))  # and is back
-            assert await registry.changes(2) == [Change(3, BOB, False)]
-            await registry.remove(BOB)
+            assert await registry.changes(2) == [Change(3, BOB, False, NOW)]
+            await registry.remove(BOB, NOW + 5)
             await registry.add_token(token())
             await registry.redeem(CODE, BOB, NOW)
-            assert await registry.changes(4) == [Change(5, BOB, False)]
+            assert await registry.changes(4) == [Change(5, BOB, False, NOW)]
             assert await registry.latest_change() == 5
 
     asyncio.run(run())

@@ -70,7 +70,7 @@ class Probe:
             trust=everyone,
             known=self.known,
             wiring=self.wiring,
-            learned=lambda _: None,
+            learned=lambda history, credentials: None,
             now=lambda: int(time.time()),
         )
         self.wiring.open(b"api")
@@ -98,7 +98,7 @@ class Probe:
             trust=everyone,
             known=self.known,
             reach=self.wiring.outgoing,
-            learned=lambda _: None,
+            learned=lambda history, credentials: None,
             now=lambda: int(time.time()),
             timeout=timeout,
         )

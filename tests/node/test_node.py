@@ -7,7 +7,6 @@ import pytest
 
 from edge.errors import ConfigError, EdgeError, NetworkError, TrustError
 from edge.identity.history import Identifier
-from edge.node.access import named, reader
 from edge.node.home import Home
 from edge.node.node import Node
 from edge.node.store import Store, Taken, Unknown
@@ -62,25 +61,6 @@ def test_a_tunnel_through_a_relay_and_again_after_a_restart(tmp_path: Path) -> N
                 assert not nodes[0].relays.entries
 
     run(test, tmp_path)
-
-
-POLICIES = ["{}", '(= subject.identifier "{}")', "{} or I" + "00" * 32]
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_lets_in_whom_it_names(policy: str) -> None:
-    one, other = "I" + "ab" * 32, "I" + "cd" * 32
-    allows = reader(policy.format(one))
-    assert allows(Identifier.parse(one))
-    assert not allows(Identifier.parse(other))
-    assert not allows(None)
-    assert Identifier.parse(one) in named(policy.format(one))
-
-
-def test_a_wrong_policy_is_refused_and_none_lets_everybody_in() -> None:
-    with pytest.raises(ConfigError):
-        reader("(= subject")
-    assert reader(None)(None)
 
 
 def test_a_stranger_is_refused_by_the_outlet(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ async def test_a_peer_that_nests_too_deep_leaves_nothing(
         everyone,
         node.known,
         set(),
-        node.learned.append,
+        node.learn,
         clock,
     )
     monkeypatch.setattr(secure, "DEEPEST", 1)
@@ -359,8 +359,13 @@ async def test_a_refresh_brings_a_rotated_history(net: Net) -> None:
 
     refresh(rotated.history.encoded)
     await until(lambda: theirs.history.encoded == rotated.history.encoded)
+    assert hub.shown[-1] == ()
     assert hub.learned[-1].encoded == rotated.history.encoded
     assert hub.known.get(node.identifier).encoded == rotated.history.encoded
+    channel.present(rotated.history, b"\x01")
+    await until(lambda: hub.shown[-1] == (b"\x01",))
+    channel.present(rotated.history, None)
+    await until(lambda: hub.shown[-1] == ())
     for wrong in (node.person.history.encoded, person("stranger").history.encoded, b"\x80"):
         refresh(wrong)
     assert await echoes(node, channel), "a bad refresh is dropped, the channel stays"
