@@ -119,8 +119,12 @@ class Presenter:
         *,
         clock: Callable[[], int],
         lifetime: int,
+        secret: bytes | None = None,
+        made: Callable[[Presentation], None] = lambda presentation: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`secret` is the X25519 key to attest, else each presentation has a fresh one; `made` is
+        told of every new presentation, to keep it."""
         self.history = history
         self.credential: bytes | None = None
         """What to present along with the attestation, as it arrived."""
@@ -128,6 +132,8 @@ class Presenter:
         self._key = key
         self._clock = clock
         self._lifetime = lifetime
+        self._secret = secret
+        self._tell = made
         self._sleep = sleep
         self._current: Presentation | None = None
         self._task: asyncio.Task[None] | None = None
@@ -139,9 +145,12 @@ class Presenter:
             raise StateError("the presenter has not been started")
         return self._current._replace(credential=self.credential)
 
-    async def start(self) -> Presentation:
-        """Make the first presentation, which may fail as the vault does, and keep it renewed."""
-        await self._renew()
+    async def start(self, presentation: Presentation | None = None) -> Presentation:
+        """Make the first presentation, which may fail as the vault does, or take the one that is
+        given; and keep it renewed."""
+        if presentation is None:
+            await self._renew()
+        self._current = presentation or self._current
         self._task = asyncio.create_task(self._keep(), name=f"present {self.history.identifier}")
         return self.current
 
@@ -150,6 +159,7 @@ class Presenter:
         more (02 §3.5). If the vault fails, nothing changes."""
         self._current = await self._made(key, history)
         self._key, self.history = key, history
+        self._tell(self._current)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -162,10 +172,13 @@ class Presenter:
         made = await self._made(key, history)
         if history is self.history:  # not rotated meanwhile
             self._current = made
+            self._tell(made)
 
     async def _made(self, key: Key, history: ChangeHistory) -> Presentation:
         now = self._clock()
-        return await present(self._keyring, key, history, now=now, lifetime=self._lifetime)
+        return await present(
+            self._keyring, key, history, now=now, lifetime=self._lifetime, x25519=self._secret
+        )
 
     async def _keep(self) -> None:
         while True:

@@ -230,3 +230,36 @@ def test_a_rotation_is_adopted(vault: FakeVault) -> None:
         await keeper.close()
 
     with_keyring(work)
+
+
+def test_a_kept_key_is_attested_again_and_told_of(vault: FakeVault) -> None:
+    async def work(keyring: Keyring) -> None:
+        clock, told = Clock(), []
+        secret = seed("kept")
+        keeper = Presenter(
+            keyring, ED, identity(vault), clock=clock, lifetime=90, secret=secret,
+            made=told.append, sleep=clock.sleep,
+        )  # fmt: skip
+        first = await keeper.start()
+        await until(lambda: len(told) > 1)
+        await keeper.close()
+        assert told[0] == first
+        assert {one.secret for one in told} == {secret}
+        assert told[1].attestation != first.attestation
+
+    with_keyring(work)
+
+
+def test_it_starts_with_what_was_kept_while_the_vault_fails(vault: FakeVault) -> None:
+    async def work(keyring: Keyring) -> None:
+        clock = Clock()
+        kept = await presenter(keyring, vault, clock).start()
+        before, vault.failure = keyring.signatures, DeviceGone("gone")
+        keeper = presenter(keyring, vault, clock)
+        assert await keeper.start(kept) == kept
+        assert keyring.signatures == before
+        vault.failure = None
+        await until(lambda: keeper.current.attestation != kept.attestation)
+        await keeper.close()
+
+    with_keyring(work)

@@ -116,6 +116,10 @@ class NotFound(VaultError):
     """No such key, token or module."""
 
 
+class NoSealKey(NotFound):
+    """The vault is there, and has no key to seal with; unlike a vault that is not there."""
+
+
 class Exists(VaultError):
     """The label or id is taken; nothing was made."""
 

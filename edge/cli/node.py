@@ -35,6 +35,11 @@ def node() -> None:
     help="Where it accepts TCP connections.",
 )  # fmt: skip
 @click.option("--no-tcp-listener", is_flag=True, help="It accepts TCP connections nowhere.")
+@click.option(
+    "--keep-channel-key",
+    is_flag=True,
+    help="Present the same channel key after a restart: it is kept, sealed, on the disk.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay attached until the node ends.")
 @click.option(
     "-e", "--exit-on-eof", is_flag=True, help="End with standard input; needs --foreground."
@@ -44,6 +49,7 @@ def create(
     identity: str | None,
     listener: HostPort,
     no_tcp_listener: bool,
+    keep_channel_key: bool,
     foreground: bool,
     exit_on_eof: bool,
 ) -> Result:
@@ -51,7 +57,8 @@ def create(
     if exit_on_eof and not foreground:
         raise click.UsageError("--exit-on-eof needs --foreground")
     name = name or f"node-{os.urandom(4).hex()}"
-    made = _recorded(name, identity, None if no_tcp_listener else str(listener))
+    at = None if no_tcp_listener else str(listener)
+    made = _recorded(name, identity, at, {"keep_channel_key": True} if keep_channel_key else {})
     try:
         _started(name, foreground=foreground, exit_on_eof=exit_on_eof)
     except (EdgeError, OSError, KeyboardInterrupt):
@@ -60,14 +67,16 @@ def create(
     return _running(name, machine=name)
 
 
-def _recorded(name: str, identity: str | None, listener: str | None) -> str | None:
+def _recorded(
+    name: str, identity: str | None, listener: str | None, kept: dict[str, Any]
+) -> str | None:
     """Write the node down, and an identity where it is missing; the name of one made here."""
     with local.store() as store:
         if any(record.name == name for record in store.nodes()):
             _taken(name)
         wanted, made = _identity(store, identity)
         try:
-            store.add_node(name, identity=wanted, listener=listener)
+            store.add_node(name, identity=wanted, listener=listener, settings=kept)
         except ConfigError:
             _drop_identity(store, made)
             raise

@@ -82,6 +82,27 @@ def _shown(record: "VaultRecord") -> dict[str, Any]:
 
 @vault.command()
 @click.argument("name", type=NAME, required=False)
+def seal(name: str | None) -> Result:
+    """Make the key with which a vault's token seals other secrets of its identities.
+
+    What was sealed otherwise so far is sealed by it from now on, and the token is needed when a node
+    starts. Safe to repeat: a key that is there is tested, and never replaced."""
+    from edge.node.sealed import provision  # noqa: PLC0415
+
+    with local.store() as store:
+        record = store.vault(name) if name else store.default_vault()
+        if record is None:
+            raise ConfigError("there is no vault", hint="make one: ockam-edge vault create NAME")
+        suite, resealed = provision(store, local.home(), record, local.ask)
+    text = done(f"vault {record.name} seals with {suite}")
+    if resealed:
+        text += f"\n    now sealed by it: secrets of {', '.join(resealed)}"
+    shown = {"name": record.name, "suite": suite, "resealed": resealed}
+    return Result(text=text, machine=suite, json=shown)
+
+
+@vault.command()
+@click.argument("name", type=NAME, required=False)
 @all_option
 @yes_option
 def delete(name: str | None, all_: bool, yes: bool) -> Result | None:

@@ -13,13 +13,15 @@ import os
 from contextlib import closing, suppress
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
 from edge.errors import ConfigError, EdgeError, NetworkError, TrustError
 from edge.identity.history import ChangeHistory, Identifier
 from edge.identity.known import Known
 from edge.keyring import Ask, Keyring, Presenter
-from edge.node import fields
+from edge.node import channelkey, fields
 from edge.node.clock import Clock
 from edge.node.home import Home
 from edge.node.identities import load
@@ -28,6 +30,7 @@ from edge.node.members import Members
 from edge.node.policies import Policies, Policy, read
 from edge.node.portals import Inlets, Outlets, Relays
 from edge.node.rotation import Follower, rotation_due
+from edge.node.sealed import Sealed, unlock
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import NodeRecord, Store
 from edge.node.storethread import StoreThread
@@ -40,7 +43,7 @@ from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
 from edge.wire.multiaddr import Multiaddr
-from vault_backends.vault import Vault, VaultError
+from vault_backends.vault import DeviceGone, NotFound, Vault, VaultError
 
 log = logging.getLogger("edge.node")
 
@@ -93,6 +96,9 @@ class Node:
         self._relay_service: RelayService | None = None
         self._keyring: Keyring | None = None
         self._presenter: Presenter | None = None
+        self._sealed: Sealed | None = None
+        self._unlocking = asyncio.Lock()
+        self._channel_key: bytes | None = None  # where it is kept
 
     @property
     def shelves(self) -> list[Shelf[Any]]:
@@ -123,8 +129,9 @@ class Node:
         for history in await self.store.call(Store.peers):
             self._remember(ChangeHistory.decode(history))
         self._keyring = await Keyring.open(self.identity.uri, self._ask, state_dir=self.home.root)
-        await self._keyring.run(check_held, self._keyring.vault, self.identity)
-        self._presenter = await self._presenting()
+        kept = await self._kept(record)
+        await self._check_key(kept)
+        self._presenter = await self._presenting(kept)
         self.connector = Connector(
             self.router,
             self.wiring,
@@ -237,7 +244,41 @@ class Node:
         """What the vault was asked for so far; no connection adds to it."""
         return self._keyring.signatures if self._keyring is not None else 0
 
-    async def _presenting(self) -> Presenter:
+    async def sealed(self) -> Sealed:
+        """Our secrets at rest. Raises as `unlock` does; the vault is asked the first time only."""
+        assert self._keyring is not None
+        async with self._unlocking:
+            if self._sealed is None:
+                self._sealed = await unlock(
+                    self.store, self._keyring, self.home, self.identity, self._ask
+                )
+        return self._sealed
+
+    async def _kept(self, record: NodeRecord) -> Presentation | None:
+        """What to present without the vault, where the channel key is kept and still attested."""
+        if not record.settings.get(channelkey.SETTING):
+            return None
+        sealed = await self.sealed()
+        kept = await self.store.call(channelkey.load, sealed, self.name)
+        self._channel_key = kept.secret if kept else X25519PrivateKey.generate().private_bytes_raw()
+        return kept.presentation(self.identity.history, self.clock.now()) if kept else None
+
+    async def _check_key(self, kept: Presentation | None) -> None:
+        """Raises as `check_held` does; but a vault that is away is not needed for what was `kept`."""
+        assert self._keyring is not None
+        try:
+            await self._keyring.run(check_held, self._keyring.vault, self.identity)
+        except (DeviceGone, NotFound) as error:
+            if kept is None:
+                raise
+            until = kept.attestation.expires_at - self.clock.now()
+            log.warning("going on for %d s with the attestation that was kept: %s", until, error)
+
+    def _keep(self, presentation: Presentation) -> None:
+        if self._channel_key is not None and self._sealed is not None:
+            self.store.later(channelkey.keep, self._sealed, self.name, presentation)
+
+    async def _presenting(self, kept: Presentation | None = None) -> Presenter:
         assert self._keyring is not None
         presenter = Presenter(
             self._keyring,
@@ -245,8 +286,10 @@ class Node:
             self.identity.history,
             clock=self.clock.now,
             lifetime=self.clock.lifetime(),
+            secret=self._channel_key,
+            made=self._keep,
         )
-        await presenter.start()
+        await presenter.start(kept)
         return presenter
 
     async def _present_anew(self) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -67,6 +67,18 @@ MIGRATIONS = (
     INSERT INTO policy SELECT node, name, '', json_extract(spec, '$.allow') FROM resource
         WHERE json_extract(spec, '$.allow') IS NOT NULL;
     UPDATE resource SET spec = json_remove(spec, '$.allow');
+    """,
+    # Secrets of an identity (sealed.py). No uri: the vault of the identity seals.
+    """
+    CREATE TABLE data_key (
+        identifier TEXT PRIMARY KEY REFERENCES identity(identifier) ON DELETE CASCADE,
+        uri TEXT, sealed BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE sealed (
+        identifier TEXT NOT NULL REFERENCES data_key(identifier) ON DELETE CASCADE,
+        name TEXT NOT NULL, version INTEGER NOT NULL, record BLOB NOT NULL,
+        node TEXT REFERENCES node(name) ON DELETE CASCADE, PRIMARY KEY (identifier, name)
+    ) STRICT;
     """,
 )
 """What makes version n + 2 of n + 1, in this order. Only ever added to."""
@@ -125,6 +137,21 @@ class ResourceRecord(NamedTuple):
     name: str
     spec: dict[str, Any]
     source: str
+
+
+class DataKeyRecord(NamedTuple):
+    """The sealed key that the sealed records of an identity are under. `uri` is that of the vault that
+    sealed it, None where that is the vault of the identity."""
+
+    uri: str | None
+    sealed: bytes
+
+
+class SealedRecord(NamedTuple):
+    """A secret at rest; each change has a higher version."""
+
+    version: int
+    record: bytes
 
 
 Record = TypeVar("Record", VaultRecord, IdentityRecord, NodeRecord)
@@ -451,6 +478,65 @@ class Store:
                 "INSERT INTO time_floor VALUES ('floor', ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
                 (moment,),
+            )
+
+    # -- secrets at rest
+
+    def data_key(self, identifier: str) -> DataKeyRecord | None:
+        rows = self._rows("SELECT uri, sealed FROM data_key WHERE identifier = ?", identifier)
+        return DataKeyRecord(*rows[0]) if rows else None
+
+    def add_data_key(self, identifier: str, uri: str | None, sealed: bytes) -> DataKeyRecord:
+        """The one that is there, if somebody was quicker."""
+        with self._changing():
+            self._db.execute(
+                "INSERT OR IGNORE INTO data_key VALUES (?, ?, ?)", (identifier, uri, sealed)
+            )
+        found = self.data_key(identifier)
+        assert found is not None
+        return found
+
+    def replace_data_key(
+        self, identifier: str, old: DataKeyRecord, uri: str | None, sealed: bytes
+    ) -> None:
+        """The same key, sealed anew; nothing happens where it is not `old` any more."""
+        with self._changing():
+            self._db.execute(
+                "UPDATE data_key SET uri = ?, sealed = ? WHERE identifier = ? AND sealed = ?",
+                (uri, sealed, identifier, old.sealed),
+            )
+
+    def sealed(self, identifier: str, name: str) -> SealedRecord | None:
+        rows = self._rows(
+            "SELECT version, record FROM sealed WHERE identifier = ? AND name = ?", identifier, name
+        )
+        return SealedRecord(*rows[0]) if rows else None
+
+    def sealed_names(self, identifier: str) -> list[str]:
+        rows = self._rows("SELECT name FROM sealed WHERE identifier = ? ORDER BY name", identifier)
+        return [name for (name,) in rows]
+
+    def put_sealed(
+        self,
+        identifier: str,
+        name: str,
+        sealing: Callable[[int], bytes],
+        node: str | None = None,
+    ) -> None:
+        """`sealing` gives the record of the version that it is called with. What belongs to a `node`
+        goes when that is removed."""
+        with self._changing():
+            found = self.sealed(identifier, name)
+            version = found.version + 1 if found else 1
+            self._db.execute(
+                "INSERT OR REPLACE INTO sealed VALUES (?, ?, ?, ?, ?)",
+                (identifier, name, version, sealing(version), node),
+            )
+
+    def remove_sealed(self, identifier: str, name: str) -> None:
+        with self._changing():
+            self._db.execute(
+                "DELETE FROM sealed WHERE identifier = ? AND name = ?", (identifier, name)
             )
 
     # -- how

@@ -20,7 +20,7 @@ from vault_backends.vault import (  # noqa: E402
     Key,
     Kind,
     Locked,
-    NotFound,
+    NoSealKey,
     Refused,
     Seals,
     Unsupported,
@@ -84,7 +84,7 @@ def test_other_aad(sealed) -> None:
 
 
 def test_never_made_while_in_use(vault) -> None:
-    with pytest.raises(NotFound, match=LABEL) as caught:
+    with pytest.raises(NoSealKey, match=LABEL) as caught:
         vault.seal(SECRET, AAD)
     assert "vault seal" in caught.value.hint
     assert objects(vault) == []
@@ -209,7 +209,7 @@ def test_another_token(soft_token, sealed, opened) -> None:
     sealed.close()
     soft_token.init("second")
     second = opened(soft_token.uri("token=second"))
-    with pytest.raises(NotFound, match="no seal key"):
+    with pytest.raises(NoSealKey, match="no seal key"):
         second.unseal(blob, AAD)
     second.sealing.provision()
     with pytest.raises(Locked, match="this was sealed with the key"):
@@ -263,7 +263,7 @@ def test_tpm(tpm: str, opened) -> None:
     """tpm2-pkcs11 1.9.0 has no ECDH. Beside an identity key, with nobody cleaning up in the TPM."""
     vault = opened(tpm)
     key = vault.generate(Kind.P256, "identity")
-    with pytest.raises(NotFound, match=LABEL):
+    with pytest.raises(NoSealKey, match=LABEL):
         vault.seal(SECRET, AAD)
     suite = vault.sealing.provision()
     assert suite in ("rsa-oaep-sha256", "ecdh-p256")

@@ -23,6 +23,7 @@ from vault_backends.vault import (
     Kind,
     Locked,
     Misconfigured,
+    NoSealKey,
     NotFound,
     Provisions,
     Refused,
@@ -341,7 +342,7 @@ def test_token_opens_the_file(path: Path, sealed: str) -> None:
 
 def test_token_without_a_seal_key(path: Path, soft_token: SoftToken) -> None:
     vault = open_vault(sealed_uri(path, soft_token.uri()))
-    with pytest.raises(NotFound, match="no seal key") as caught:
+    with pytest.raises(NoSealKey, match="no seal key") as caught:
         vault.generate(Kind.ED25519, "a")
     assert str(path) in str(caught.value)
     assert "vault seal" in caught.value.hint
@@ -378,7 +379,7 @@ def test_copied_disk(path: Path, sealed: str, soft_token: SoftToken, tmp_path: P
         list(open_vault(here).keys())
 
     soft_token.init("edge")
-    with pytest.raises(NotFound, match="no seal key"):
+    with pytest.raises(NoSealKey, match="no seal key"):
         list(open_vault(here).keys())
     vault = open_vault(here)
     assert isinstance(vault, Provisions)

@@ -36,7 +36,7 @@ from vault_backends.vault import (
     Kind,
     Locked,
     Misconfigured,
-    NotFound,
+    NoSealKey,
     Refused,
     Unsupported,
     VaultError,
@@ -276,8 +276,8 @@ class Sealing:
         self._held_in = -1
 
     def seal(self, secret: bytes, aad: bytes) -> bytes:
-        """The secret, sealed, and opened again before anybody relies on it. NotFound without a seal
-        key."""
+        """The secret, sealed, and opened again before anybody relies on it. NoSealKey without
+        one."""
         with self._login.logged_in() as session:
             held = self._hold(session)
             try:
@@ -383,7 +383,7 @@ class Sealing:
             session = self._login.renew()
             found = search(session, ObjectClass.PRIVATE_KEY, label=LABEL)
         if not found:
-            raise NotFound(
+            raise NoSealKey(
                 f"{self._login.name} has no seal key {LABEL!r}",
                 hint="make one: ockam-edge vault seal NAME",
             )
