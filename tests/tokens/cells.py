@@ -25,14 +25,18 @@ class Cell(NamedTuple):
 def scenario(
     title: str,
     *,
+    variants: tuple[str, ...] = (),
     quick: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     cannot: dict[str, str] | None = None,
 ) -> pytest.MarkDecorator:
-    """Marks a test with the argument `cell` (and perhaps `outage`) as a scenario. `quick`: slugs of
-    the environments in which `make test` runs it. `only`: the only environments that have such a thing.
+    """Marks a test with the argument `cell` as a scenario; with the argument `outage` it is one for
+    each way in which the token can go away, with `variant` one for each of `variants`. `quick`: slugs
+    of the environments in which `make test` runs it. `only`: the only ones that have such a thing.
     `cannot`: slug of an environment -> why it is left out there."""
-    return pytest.mark.scenario(title=title, quick=quick, only=only, cannot=cannot or {})
+    return pytest.mark.scenario(
+        title=title, variants=variants, quick=quick, only=only, cannot=cannot or {}
+    )
 
 
 def cells() -> list[Cell]:

@@ -36,6 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("scenario")
     assert marker is not None, f"{metafunc.definition.nodeid} is no scenario"
     params = []
+    varied = [name for name in ("outage_name", "variant") if name in metafunc.fixturenames]
     for cell in cells():
         slug = cell.environment.slug
         if marker.kwargs["only"] and slug not in marker.kwargs["only"]:
@@ -43,14 +44,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = [pytest.mark.quick] if slug in marker.kwargs["quick"] else []
         if why := marker.kwargs["cannot"].get(slug):
             marks.append(pytest.mark.skip(reason=f"cannot: {why}"))
-        if "outage_name" not in metafunc.fixturenames:
+        variants = marker.kwargs["variants"]
+        if "outage_name" in metafunc.fixturenames:
+            variants = cell.environment.outage_names
+        if not varied:
             params.append(pytest.param(cell, marks=marks, id=str(cell)))
-            continue
-        for name in cell.environment.outage_names:
+        for name in variants if varied else ():
             identity = f"{cell}-{name.replace(' ', '-')}"
             params.append(pytest.param(cell, name, marks=marks, id=identity))
-    names = "cell,outage_name" if "outage_name" in metafunc.fixturenames else "cell"
-    metafunc.parametrize(names, params)
+    metafunc.parametrize(f"cell,{varied[0]}" if varied else "cell", params)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _describe(item: pytest.Item, params: dict[str, Any], title: str) -> None:
     cell = params["cell"]
-    name = params.get("outage_name")
+    name = params.get("outage_name") or params.get("variant")
     item.user_properties += [
         (
             "scenario",
@@ -177,9 +179,16 @@ def hold(token: Environment) -> Iterator[Hold]:
     (a shim) and others of Environment.uri() change."""
     made: list[Holder] = []
 
-    def make(uri: str | None = None, *, state_dir: Path | None = None, **given: Any) -> Holder:
+    def make(
+        uri: str | None = None,
+        *,
+        state_dir: Path | None = None,
+        apart: bool = False,
+        **given: Any,
+    ) -> Holder:
         where = uri or token.uri(**given)
-        made.append(Holder(where, token.variables, state_dir=state_dir, prefix=token.prefix))
+        more = {"state_dir": state_dir, "apart": apart, "prefix": token.prefix}
+        made.append(Holder(where, token.variables, **more))
         return made[-1]
 
     yield make

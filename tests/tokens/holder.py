@@ -1,6 +1,6 @@
 """A vault in a process of its own, as a user's process holds it: one command per line, one answer.
 
-    python -m tests.tokens.holder URI [STATE_DIR]
+    python -m tests.tokens.holder URI STATE_DIR|- [apart]
 
 The other end is Holder. Each scenario gets a fresh process, so that a module finds the environment it
 is to find, may crash, and leaves nothing behind."""
@@ -45,12 +45,12 @@ class Holder:
         variables: Mapping[str, str],
         *,
         state_dir: Path | None = None,
+        apart: bool = False,
         prefix: tuple[str, ...] = (),
         python: str = sys.executable,
     ) -> None:
-        command = [*prefix, python, "-m", "tests.tokens.holder", uri]
-        if state_dir is not None:
-            command.append(str(state_dir))
+        command = [*prefix, python, "-m", "tests.tokens.holder", uri, str(state_dir or "-")]
+        command += ["apart"] if apart else []
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -145,14 +145,16 @@ class Holder:
 class _Held:
     """The commands."""
 
-    def __init__(self, uri: str, state_dir: Path | None) -> None:
-        self.uri, self.state_dir = uri, state_dir
+    def __init__(self, uri: str, state_dir: Path | None, apart: bool) -> None:
+        self.uri, self.state_dir, self.apart = uri, state_dir, apart
         self._vault: Vault | None = None
 
     @property
     def vault(self) -> Any:
         if self._vault is None:
-            self._vault = open_vault(self.uri, state_dir=self.state_dir)
+            self._vault = open_vault(
+                self.uri, state_dir=self.state_dir, **({"apart": True} if self.apart else {})
+            )
         return self._vault
 
     def do(self, said: dict[str, Any]) -> Any:
@@ -172,6 +174,7 @@ class _Held:
             "pin": lambda: self.vault.pin(key, data),
             "seal": lambda: self.vault.seal(data, said["aad"].encode()).hex(),
             "unseal": lambda: self.vault.unseal(data, said["aad"].encode()).hex(),
+            "make seal key": self.vault.sealing.provision,
             "logins": lambda: self.vault.logins,
             "fork": lambda: self.fork(key),
             "many": lambda: asyncio.run(self.many(key, said["tasks"])),
@@ -245,8 +248,8 @@ def rss_kib() -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
-def main(uri: str, state_dir: str | None = None) -> None:
-    held = _Held(uri, Path(state_dir) if state_dir else None)
+def main(uri: str, state_dir: str, *apart: str) -> None:
+    held = _Held(uri, None if state_dir == "-" else Path(state_dir), bool(apart))
     for line in sys.stdin:
         try:
             answer = {"is": held.do(json.loads(line))}

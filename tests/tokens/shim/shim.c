@@ -14,6 +14,7 @@
  *                crash-after     SIGSEGV after forwarding: done, but nobody is told
  *                exit CODE       _exit
  *                flip            forward, then change a bit of what came out: a faulty signature
+ *                flags BITS      forward, then set these bits in the flags of C_GetTokenInfo
  *                stuck CODE      this call and all that follow in this process return CODE, until
  *                                C_Finalize and C_Initialize were called
  *   counts   one u64 per function, in the order of the function list, shared by all processes; as many
@@ -79,7 +80,7 @@ static struct { _Atomic uint64_t calls[HOW_MANY], inside[HOW_MANY]; } *counts;
 static int calls_fd = -1;
 static _Atomic word stuck; /* what every call of this process returns, or 0 */
 
-enum action { FORWARD, RV, DELAY, HANG, CRASH, CRASH_AFTER, EXIT, FLIP, STUCK };
+enum action { FORWARD, RV, DELAY, HANG, CRASH, CRASH_AFTER, EXIT, FLIP, FLAGS, STUCK };
 struct order { enum action action; unsigned long argument; };
 
 /* --- set up, once */
@@ -126,7 +127,7 @@ static int load(void) {
 /* --- the script */
 
 static enum action action_of(const char *word_) {
-    static const char *const known[] = {"", "rv", "delay", "hang", "crash", "crash-after", "exit", "flip", "stuck"};
+    static const char *const known[] = {"", "rv", "delay", "hang", "crash", "crash-after", "exit", "flip", "flags", "stuck"};
     for (int i = 1; i < (int)(sizeof known / sizeof *known); i++)
         if (!strcmp(word_, known[i])) return (enum action)i;
     fprintf(stderr, "shim: unknown action %s\n", word_);
@@ -221,6 +222,11 @@ static void flip(int number, word signature) {
     if (number == N_C_Sign && signature) *(unsigned char *)signature ^= 1;
 }
 
+/* C_GetTokenInfo: slot, CK_TOKEN_INFO, whose flags come after four texts of 32, 32, 16 and 16 bytes. */
+static void set_flags(int number, word info, word bits) {
+    if (number == N_C_GetTokenInfo && info) *(word *)(info + 96) |= bits;
+}
+
 #define P1 word a
 #define P2 P1, word b
 #define P3 P2, word c
@@ -235,6 +241,13 @@ static void flip(int number, word signature) {
 #define V5 a, b, c, d, e
 #define V6 a, b, c, d, e, f
 #define V8 a, b, c, d, e, f, g, h
+#define SECOND1 0
+#define SECOND2 b
+#define SECOND3 b
+#define SECOND4 b
+#define SECOND5 b
+#define SECOND6 b
+#define SECOND8 b
 #define FOURTH1 0
 #define FOURTH2 0
 #define FOURTH3 0
@@ -254,6 +267,7 @@ word C_GetFunctionList(struct list **given);
         if (before(N_##name, holder, began, &order, &answer) && real->at[N_##name]) \
             answer = ((word(*)(P##arguments))real->at[N_##name])(V##arguments); \
         if (order.action == FLIP && answer == 0) flip(N_##name, FOURTH##arguments); \
+        if (order.action == FLAGS && answer == 0) set_flags(N_##name, SECOND##arguments, order.argument); \
         return after(N_##name, holder, began, &order, answer); \
     }
 FUNCTIONS(FORWARD_CALL)
