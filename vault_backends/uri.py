@@ -229,16 +229,20 @@ def _number(name: str, value: str) -> int:
 
 
 def _source(name: str, value: str) -> str:
-    source = _text(name, value)
+    return check_source(f"vault URI: {name}", _text(name, value), ask=name != "key-source")
+
+
+def check_source(name: str, source: str, *, ask: bool = True) -> str:
+    """Where a secret is to come from: `file:/absolute/path`, `credential:NAME` or `ask`."""
     kind, _, rest = source.partition(":")
     if kind == "file" and (place := _file_path(rest)).startswith("/"):
         return f"file:{place}"
     if kind == "credential" and re.fullmatch(r"[\w@-][\w.@-]*", rest):
         return source
-    if source == ASK and name != "key-source":
+    if source == ASK and ask:
         return source
     # The value may be a secret put in the wrong place: it is not shown.
-    raise Misconfigured(f"vault URI: {name} must be file:/absolute/path, credential:NAME or ask")
+    raise Misconfigured(f"{name} must be file:/absolute/path, credential:NAME or ask")
 
 
 def _file_path(rest: str) -> str:

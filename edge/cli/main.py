@@ -22,6 +22,7 @@ MISUSED = 64
 NOUNS = {
     "identity": ("edge.cli.identity:identity", "Who this machine is: keys and their histories"),
     "vault": ("edge.cli.vault:vault", "Where private keys live: a file, or a token"),
+    "hsm": ("edge.cli.hsm:hsm", "Tokens, and the keys in them"),
     "node": ("edge.cli.node:node", "The process that everything runs in"),
     "tcp-listener": (
         "edge.cli.listener:tcp_listener",

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"asyncio", "cryptography", "pkcs11", "uvloop", "nacl", "ssl", "concurrent.futures"}
 COMMANDS = [
     *([noun] for noun in main.NOUNS),
-    *([noun, "create"] for noun in main.NOUNS if noun not in ("message", "worker", "service")),
+    *([noun, "create"] for noun in main.NOUNS if noun not in ("hsm", "message", "worker", "service")),
+    ["hsm", "create-key"],
     ["message", "send"],
 ]
 SPY = """

@@ -499,7 +499,7 @@ def test_unplugged_is_not_a_free_label(soft_token, vault, key) -> None:
 
 def test_logged_out_is_not_an_empty_token(soft_token, vault, key) -> None:
     vault._found.clear()
-    logout = vault.login.module.library._function(20, module_file.ctypes.c_ulong)
+    logout = vault.login.module.library.function(20, module_file.ctypes.c_ulong)
     assert logout(vault.login._session.handle) == 0
     assert vault.public(key)
     assert vault.logins == 2

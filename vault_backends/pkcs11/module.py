@@ -60,7 +60,7 @@ class _Library(_pkcs11.lib):
             raise pkcs11.GeneralError("C_GetFunctionList failed")
         super().__init__(so)
 
-    def _function(self, place: int, *arguments: Any) -> Any:
+    def function(self, place: int, *arguments: Any) -> Any:
         return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._list[place])
 
     def initialize(self) -> None:
@@ -68,7 +68,7 @@ class _Library(_pkcs11.lib):
             return
         text = self._parameters.encode() if self._parameters is not None else None
         arguments = _Arguments(flags=_OS_LOCKING_OK, parameters=text)
-        code = self._function(_INITIALIZE, ctypes.c_void_p)(ctypes.addressof(arguments))
+        code = self.function(_INITIALIZE, ctypes.c_void_p)(ctypes.addressof(arguments))
         if code not in (0, _ALREADY_INITIALIZED):
             raise pkcs11.GeneralError(f"C_Initialize failed with 0x{code:x}")
         self._up = True
@@ -77,11 +77,11 @@ class _Library(_pkcs11.lib):
         if self._up:
             self._up = False
             # The answer does not matter: a device that is gone says GeneralError, and is gone.
-            self._function(_FINALIZE, ctypes.c_void_p)(None)
+            self.function(_FINALIZE, ctypes.c_void_p)(None)
 
     def logged_in(self, session: Any) -> bool:
         info = _SessionInfo()
-        call = self._function(_GET_SESSION_INFO, ctypes.c_ulong, ctypes.c_void_p)
+        call = self.function(_GET_SESSION_INFO, ctypes.c_ulong, ctypes.c_void_p)
         return call(session.handle, ctypes.addressof(info)) == 0 and info.state in _USER_STATES
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vault_backends.pkcs11 import pinfile
 from vault_backends.pkcs11.marker import Memory, Record, Unwritten, open_marker
-from vault_backends.uri import ASK, PIN_VALUE, Ask, Pkcs11Uri, obtain
+from vault_backends.uri import ASK, PIN_VALUE, Ask, Pkcs11Uri, obtain, secret_path
 from vault_backends.vault import Locked, TokenState
 
 _BROKEN_TRIES = 2  # logins in a row without a known end, then a person must look
@@ -70,6 +71,7 @@ class Pin:
                 raise
             if refused:
                 memory.write(before.failed(tag))
+                self._make_way(name, memory)
                 raise Locked(
                     f"{name} refused the PIN from {self._place}: {refused}",
                     hint=f"correct the PIN at its source; this one is not tried again{_at(memory)}",
@@ -106,6 +108,7 @@ class Pin:
     def _judged(self, before: Record, tag: str, name: str, memory: Memory) -> Record:
         """`before` as it bears on this PIN; Locked if it must not be tried."""
         if tag in before.refused:
+            self._make_way(name, memory)
             alike = "" if memory.path is None else " (or one that looks alike, as 1 in 256 do)"
             raise Locked(
                 f"{name} refused this PIN from {self._place} before{alike}; it is not tried again",
@@ -120,6 +123,19 @@ class Pin:
                 hint=f"see that the PIN from {self._place} is right{_at(memory)}",
             )
         return before
+
+    def _make_way(self, name: str, memory: Memory) -> None:
+        """The token refused the PIN in the file. Where a change of PIN broke off, that was it: the
+        new one beside takes its place, for the next login. Raises Locked then."""
+        if not self._lies_in_a_file or not pinfile.succeed(secret_path(self._source)):
+            return
+        memory.write(Record())  # of the old PIN; the new one may look like any of those before
+        raise Locked(
+            f"{name} refused the PIN from {self._place}, where a change of PIN broke off; the new PIN "
+            "has taken its place",
+            hint="do it again: the next login is with the new PIN",
+            retry=True,
+        )
 
     @property
     def _lies_in_a_file(self) -> bool:
