@@ -225,9 +225,10 @@ def create_key(
     from vault_backends.vault import Kind  # noqa: PLC0415
 
     uri = wanted(token, pin_source)
+    named = _label(uri, label)
     vault = Pkcs11Vault(uri, local.ask, local.home().root)
     try:
-        made = create(vault, _label(uri, label), Kind(kind) if kind else None)
+        made = create(vault, named, Kind(kind) if kind else None)
     finally:
         vault.close()
     what = "is made" if made.fresh else "was there already"
