@@ -161,6 +161,7 @@ def _sources(pin: str | None, so_pin: str | None, generate: str | None) -> "Sour
 def _blank(token: str | None, module: str | None, label: str) -> "Pkcs11Uri":
     """Where to look for a token to initialise: what was typed, or the only module that has one, or
     that has a token of this label."""
+    from edge.cli.token import by_path  # noqa: PLC0415
     from vault_backends.pkcs11.survey import survey  # noqa: PLC0415
     from vault_backends.uri import Pkcs11Uri, parse  # noqa: PLC0415
 
@@ -172,7 +173,7 @@ def _blank(token: str | None, module: str | None, label: str) -> "Pkcs11Uri":
         uri = parse(token) if ":" in token else None
         if not isinstance(uri, Pkcs11Uri):
             raise ConfigError(f"{token} is no PKCS#11 URI", hint="ockam-edge hsm list shows them")
-        return uri
+        return by_path(uri)
     found = survey()
     ours = [(one, slot) for one in found for slot in one.slots if slot.label == label]
     free = [(one, slot) for one in found for slot in one.slots if not slot.initialised]

@@ -1,6 +1,7 @@
 """Which token a command of `hsm` means, and which identities of this machine live in it."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -23,7 +24,17 @@ def wanted(named: str | None, pin_source: str | None = None) -> Pkcs11Uri:
     source = check_source("--pin-source", pin_source) if pin_source else None
     with local.store() as store:
         uri = _uri(store, named)
-    return replace(uri, pin_source=source) if source else uri
+    found = by_path(uri)
+    return replace(found, pin_source=source) if source else found
+
+
+def by_path(uri: Pkcs11Uri) -> Pkcs11Uri:
+    """A URI whose module is named by its path."""
+    if uri.module_path:
+        return uri
+    from vault_backends.pkcs11.paths import find_module  # noqa: PLC0415
+
+    return replace(uri, module_path=find_module(uri.module_name or ""), module_name=None)
 
 
 def _uri(store: "Store", named: str | None) -> Pkcs11Uri:
@@ -37,7 +48,7 @@ def _uri(store: "Store", named: str | None) -> Pkcs11Uri:
 
 
 def _token(text: str, what: str = "the URI") -> Pkcs11Uri:
-    if text.startswith("pkcs11:") and "module-path=" not in text:
+    if text.startswith("pkcs11:") and not re.search("module-(path|name)=", text):
         return _found_by(text)
     parsed = parse(text)
     if not isinstance(parsed, Pkcs11Uri):
@@ -110,7 +121,10 @@ def _quietly(text: str) -> Pkcs11Uri | None:
 
 def _same_token(vault: Pkcs11Uri | None, uri: Pkcs11Uri, state: "TokenState") -> bool:
     """Whether a vault means the token in `state`, reached through the module of `uri`."""
-    if vault is None or os.path.realpath(vault.module_path) != os.path.realpath(uri.module_path):
+    if vault is None:
+        return False
+    vault = by_path(vault)
+    if os.path.realpath(vault.module_path) != os.path.realpath(uri.module_path):
         return False
     pairs = (
         (vault.token, state.label),

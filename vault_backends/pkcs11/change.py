@@ -63,6 +63,8 @@ def change_pin(uri: Pkcs11Uri, new: NewPin, ask: Ask | None, state_dir: Path | N
         if path is not None and _finished(login, path):
             return Outcome.FINISHED
         outcome = _changed(login, path, new, once)
+        if outcome is Outcome.CHANGED:
+            login.vouch_for_pin()
         with login.logged_in(fresh=outcome is Outcome.CHANGED and path is not None):
             return outcome
     finally:

@@ -21,7 +21,8 @@ from vault_backends.pkcs11.module import Module, module_at
 from vault_backends.pkcs11.pin import Pin, WrongPin
 from vault_backends.pkcs11.profiles import profile_for
 from vault_backends.pkcs11.raw import Limits, init_token, limits
-from vault_backends.pkcs11.token import TokenLogin, named, state_of
+from vault_backends.pkcs11.token import TokenLogin
+from vault_backends.pkcs11.which import named, state_of
 from vault_backends.uri import ASK, Ask, Pkcs11Uri, obtain, unparse
 from vault_backends.vault import (
     Exists,
@@ -87,7 +88,7 @@ def initialise(
         raise Misconfigured(f"the URI says token={uri.token}, and --label says {label!r}")
     module = module_at(uri.module_path, uri.parameters)
     with _held(module):
-        profile = profile_for(module.library.manufacturer_id)
+        profile = profile_for(module.library.manufacturer_id, module.library.library_description)
         if profile.name == "yubihsm":
             raise Unsupported("a YubiHSM 2 is not initialised through PKCS#11", hint=_YUBIHSM)
         places = _places(module, uri)
@@ -241,10 +242,11 @@ def _set_user_pin(
         slots = module.library.get_slots(token_present=True)
         token = next(one for one in slots if one.slot_id == place.slot_id).get_token()
         # The SO PIN has its marker too: it locks as well, and nothing can unlock it.
-        pin = Pin(so_source, lambda _: pins.so, state_dir)
-        with pin.attempt(os.path.realpath(module.path), f"{named(place.state)} as SO") as so_pin:
+        officer = place.state._replace(label=f"{place.state.label} (SO)")
+        pin = Pin(replace(where, pin_source=so_source), lambda _: pins.so, state_dir)
+        with pin.attempt(officer, f"{named(place.state)}, as security officer,") as so_pin:
             try:
-                session = token.open(rw=True, so_pin=so_pin)
+                session = token.open(rw=True, so_pin=so_pin.reveal())
             except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange) as error:
                 raise WrongPin(type(error).__name__) from None
         session.init_pin(pins.user)

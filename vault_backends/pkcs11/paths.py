@@ -29,15 +29,20 @@ def find_module(name: str) -> str:
 
 def known_modules() -> Iterator[tuple[str, str]]:
     """(name in lower case, path) of the modules that are installed. One may come several times."""
+    yield from registered_modules()
+    for folder in map(Path, LIBRARIES):
+        for file in sorted((folder / "pkcs11").glob("*.so")):
+            yield _bare(str(file)), str(file)
+
+
+def registered_modules() -> Iterator[tuple[str, str]]:
+    """Those that a row of profiles.py or p11-kit knows to be of tokens."""
     for row in ROWS:
         for path in filter(os.path.isfile, row.modules):
             yield row.name, path
             yield _bare(path), path
     for folder in P11_KIT:
         yield from _configured(folder)
-    for folder in map(Path, LIBRARIES):
-        for file in sorted((folder / "pkcs11").glob("*.so")):
-            yield _bare(str(file)), str(file)
 
 
 def _bare(path: str) -> str:

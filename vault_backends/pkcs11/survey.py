@@ -9,20 +9,19 @@ import resource
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vault_backends.pkcs11.profiles import ROWS
+from vault_backends.pkcs11.paths import check_path, registered_modules
+from vault_backends.pkcs11.profiles import GENERIC, ROWS
 from vault_backends.uri import Pkcs11Uri, unparse
 from vault_backends.vault import VaultError
 
 PATIENCE = 20.0
 """Seconds for a module to start and name its tokens."""
-P11_KIT = (Path("/usr/share/p11-kit/modules"), Path("/etc/pkcs11/modules"))
 _ROOT = str(Path(__file__).parents[2])
 _CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {0} import child; child()"
 
@@ -92,42 +91,12 @@ def listed(pairs: Iterable[tuple[Found, Slot]]) -> str:
     return "".join(f"\n    '{unparse(module.uri(slot))}'" for module, slot in pairs)
 
 
-# --- where modules are
-
-
 def usual_modules() -> list[str]:
     """The libraries that are there: the usual places of the rows, and what p11-kit is told of."""
     paths: dict[str, str] = {}
-    for path in [*_places(), *_registered()]:
-        if os.path.isfile(path):
-            paths.setdefault(os.path.realpath(path), path)
+    for _, path in registered_modules():
+        paths.setdefault(os.path.realpath(path), path)
     return list(paths.values())
-
-
-def _places() -> Iterator[str]:
-    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-    for row in ROWS:
-        for path in row.modules:
-            yield path.replace("x86_64-linux-gnu", multiarch)
-
-
-def _registered() -> Iterator[str]:
-    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-    for file in sorted(one for folder in P11_KIT if folder.is_dir() for one in folder.iterdir()):
-        # Only what root wrote: it names code that we are going to load.
-        if file.suffix != ".module" or file.stat().st_uid != 0 or file.stat().st_mode & 0o022:
-            continue
-        for path in _named_in(file):
-            absolute = path.startswith("/")
-            yield path if absolute else f"/usr/lib/{multiarch}/pkcs11/{path}"
-
-
-def _named_in(file: Path) -> list[str]:
-    lines = [line.partition(":") for line in file.read_text(errors="replace").splitlines()]
-    values = [(name.strip(), value.strip()) for name, _, value in lines]
-    if ("trust-policy", "yes") in values:  # certificates, no token
-        return []
-    return [value for name, value in values if name == "module" and value]
 
 
 # --- asking them
@@ -141,8 +110,6 @@ def survey(modules: Iterable[tuple[str, str | None]] | None = None) -> list[Foun
 
 
 def _examine(asked: tuple[str, str | None]) -> Found:
-    from vault_backends.pkcs11.module import check_path  # noqa: PLC0415  (loads python-pkcs11)
-
     path, parameters = asked
     try:
         check_path(path)
@@ -216,7 +183,7 @@ def _ask(path: str, parameters: str | None) -> dict[str, Any]:
         with module.held():
             module.start()
             library = module.library
-            profile = profile_for(library.manufacturer_id)
+            profile = profile_for(library.manufacturer_id, library.library_description)
             slots = [asdict(slot) for slot in _slots(library, profile.name)]
             major, minor = library.library_version
             return {
@@ -246,7 +213,7 @@ def _slot(library: Any, slot: Any, profile: str) -> Slot:
     from pkcs11 import TokenFlag  # noqa: PLC0415
 
     from vault_backends.pkcs11.raw import limits  # noqa: PLC0415
-    from vault_backends.pkcs11.token import state_of  # noqa: PLC0415
+    from vault_backends.pkcs11.which import state_of  # noqa: PLC0415
 
     token = slot.get_token()
     state, sizes = state_of(token), limits(library, slot.slot_id)
@@ -256,7 +223,7 @@ def _slot(library: Any, slot: Any, profile: str) -> Slot:
         label=state.label,
         serial=state.serial,
         manufacturer=state.manufacturer,
-        model=state.model.rstrip("\0 "),
+        model=state.model,
         pin=pin_words(token.flags),
         claims=_claims(slot.get_mechanisms(), token.flags, profile),
         sessions=sizes.sessions,
@@ -289,7 +256,6 @@ def _claims(mechanisms: set[Any], flags: int, profile: str) -> tuple[str, ...]:
     from pkcs11 import Mechanism, TokenFlag  # noqa: PLC0415
 
     from vault_backends.pkcs11.objects import kinds_of  # noqa: PLC0415
-    from vault_backends.pkcs11.profiles import GENERIC  # noqa: PLC0415
     from vault_backends.vault import Kind  # noqa: PLC0415
 
     row = next((one for one in ROWS if one.name == profile), GENERIC)
