@@ -17,7 +17,7 @@ from vault_backends.vault import DeviceGone, Misconfigured, VaultError
 _OS_LOCKING_OK = 2
 _ALREADY_INITIALIZED = 0x191
 # Places in CK_FUNCTION_LIST, counted in pointers; the version fills the first.
-_INITIALIZE, _FINALIZE, _GET_SESSION_INFO = 1, 2, 16
+_INITIALIZE, _FINALIZE, _GET_SESSION_INFO, _LOGOUT = 1, 2, 16, 20
 _USER_STATES = (1, 3)  # read-only and read-write user functions: logged in
 
 
@@ -78,6 +78,10 @@ class _Library(_pkcs11.lib):
             self._up = False
             # The answer does not matter: a device that is gone says GeneralError, and is gone.
             self.function(_FINALIZE, ctypes.c_void_p)(None)
+
+    def log_out(self, session: Any) -> None:
+        """The login of every session of that token ends, at the device too."""
+        self._function(_LOGOUT, ctypes.c_ulong)(session.handle)
 
     def logged_in(self, session: Any) -> bool:
         info = _SessionInfo()
@@ -142,8 +146,10 @@ class Module:
             ) from error
 
     def stop(self) -> None:
-        """Let everything go. No session is closed singly: closing the logged-in one logs out
-        all."""
+        """Let everything go. Logged out first: YubiHSM's C_Finalize leaves the session open at the
+        device, which has 16 of them and closes one only after 30 idle seconds."""
+        for session in self.sessions.values():
+            self.library.log_out(session)
         self.sessions.clear()
         self.generation += 1
         if self._library is not None:

@@ -57,6 +57,8 @@ class Profile:
     """Bytes of the CKA_ID that we give."""
     longest_label: int = 255
     """Bytes of CKA_LABEL."""
+    longest_ed25519: int | None = None
+    """Bytes that EdDSA takes, which hashes in the token."""
     derive_is_decrypt: bool = False
     """A key to derive with needs DECRYPT too."""
     one_generation: bool = False
@@ -113,6 +115,9 @@ ROWS = (
         # The id is the device's object id; any other length costs a second object beside the key.
         id_length=2,
         longest_label=40,
+        # One frame, of 2048 bytes before firmware 2.4. A longer message is no clean refusal: the
+        # module says "buffer too small" or "bad arguments" up to 4096.
+        longest_ed25519=2000,
         late_token=True,
         unknown_user_error=True,
     ),

@@ -134,7 +134,11 @@ class TokenLogin:
         """Ask the device for something real, without a PIN. DeviceGone or NotFound if it does not
         answer."""
         with self.token() as token:
-            _probe(token)
+            if not _probe(token) and not self.module.sessions:
+                # YubiHSM's module asks the device only once before a login: while it starts.
+                self.module.stop()
+                self.module.start()
+                self._find_token()
 
     def view_is_good(self) -> bool:
         """Whether an empty search can be believed: still logged in, and the device still there."""
@@ -253,17 +257,17 @@ class TokenLogin:
         )
 
 
-def _probe(token: Any) -> None:
+def _probe(token: Any) -> bool:
     """A real operation without a PIN: token info and sessions come from files with some modules and
-    succeed without the device, random bytes do not."""
+    succeed without the device, random bytes do not. False: this token (YubiHSM) has none without a
+    login, and the device was not asked."""
     session = token.open()
     try:
         session.generate_random(64)
-    except (
-        pkcs11.RandomNoRNG,
-        pkcs11.FunctionNotSupported,
-        pkcs11.UserNotLoggedIn,  # YubiHSM, whose token info comes from the device already
-    ):
+    except (pkcs11.RandomNoRNG, pkcs11.FunctionNotSupported):
         pass
+    except pkcs11.UserNotLoggedIn:
+        return False
     finally:
         session.close()  # has no login of its own, so it logs nobody out
+    return True

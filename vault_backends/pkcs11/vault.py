@@ -135,6 +135,7 @@ class Pkcs11Vault:
         """The key and its signature, verified."""
         held = self._hold(session, key)
         message = data if key.kind is Kind.ED25519 else hashlib.sha256(data).digest()
+        self._check_length(key, message)
         self.signs += 1
         try:
             answer = held.private.sign(message, mechanism=WAYS[key.kind].sign)
@@ -153,6 +154,13 @@ class Pkcs11Vault:
             )
         self._proven.add(key)
         return held, signed
+
+    def _check_length(self, key: Key, message: bytes) -> None:
+        longest = self.login.profile.longest_ed25519
+        if key.kind is Kind.ED25519 and longest is not None and len(message) > longest:
+            raise Refused(
+                f"{self.login.name} signs at most {longest} bytes with Ed25519, not {len(message)}"
+            )
 
     def delete(self, key: Key) -> None:
         with self.login.logged_in() as session:
