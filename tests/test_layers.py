@@ -19,6 +19,7 @@ LAYERS = (
     ("wire",),
     ("identity", "policy"),
     ("channel",),
+    ("token",),
     ("keyring", "routing"),
     ("portal", "relay", "authority"),
     ("node",),
@@ -78,7 +79,7 @@ def test_the_pure_parts_have_no_world(path: Path) -> None:
 def test_only_the_keyring_and_what_is_above_it_know_vaults() -> None:
     for path in sources("edge"):
         if any(name.split(".")[0] == "vault_backends" for name in imports(path)):
-            assert part(path) in {"keyring", "authority", "node", "cli"}, path
+            assert part(path) in {"token", "keyring", "authority", "node", "cli"}, path
 
 
 def test_vaults_know_nothing_of_the_node() -> None:

@@ -89,7 +89,12 @@ class ChannelListener:
             return
         if len(self._waiting) >= HALF_OPEN:
             self._give_up_one()
-        answering = _Answering(self, message)
+        try:
+            answering = _Answering(self, message)
+        except EdgeError as error:  # we have nothing to present now; the keyring says so in the log
+            self.refused += 1
+            log.debug("a message 1 was refused: %s", error)
+            return
         if answering.waiting:
             self._waiting[answering] = None
 
