@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -25,7 +25,7 @@ from edge.identity.purpose import attest_channel_key
 from edge.token import State, TokenWatch, utc
 from vault_backends import open_vault
 from vault_backends.uri import Pkcs11Uri, parse, secret_path
-from vault_backends.vault import Key, Token, Vault, VaultError
+from vault_backends.vault import Key, Token, TokenState, Vault, VaultError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,21 @@ class Keyring:
     def logins(self) -> int:
         """How often a PIN was given to a token; no connection adds to it."""
         return int(getattr(self.vault, "logins", 0))
+
+    def described(self) -> dict[str, Any]:
+        """What is known of the vault without asking it, for people and programs."""
+        counted = {"state": State.PRESENT.value, "signatures": self.signatures}
+        if self.watch is None:
+            return counted
+        seen: TokenState = getattr(self.vault, "seen", TokenState(present=False))
+        return {
+            **counted,
+            "logins": self.logins,
+            "module": getattr(self.vault, "module", None),
+            "token": seen.label or None,
+            "serial": seen.serial or None,
+            **self.watch.described(),
+        }
 
     async def public(self, key: Key) -> PublicKey:
         return await self.run(self._public_of, key)

@@ -131,7 +131,9 @@ def _started(name: str, *, foreground: bool, exit_on_eof: bool = False) -> None:
     from edge.cli import spawn  # noqa: PLC0415  (subprocess, select)
 
     if not foreground:
-        return spawn.background(local.home(), name)
+        if (warning := spawn.background(local.home(), name)) is not None:
+            note(f"warning: {warning}")
+        return
     status = spawn.foreground(local.home(), name, ask=local.ask, exit_on_eof=exit_on_eof)
     raise click.exceptions.Exit(status)
 
@@ -298,6 +300,7 @@ def _block(found: dict[str, Any]) -> str:
             "Identity": f"{found['identity_name']} {found.get('identifier', '')}".strip(),
             "Route": found["route"]["short"],
             "Address": found["route"].get("verbose"),
+            "Vault": _vault(found.get("vault") or {}),
             "Warning": _warning(found),
         }
     )
@@ -307,6 +310,22 @@ def _block(found: dict[str, Any]) -> str:
             text += f"\n    {kind.replace('_', ' ').capitalize()}:"
             text += "".join(f"\n      {_one(item)}" for item in items)
     return text
+
+
+def _vault(found: dict[str, Any]) -> str | None:
+    """The state of a token, and what to do about it; a file needs no words."""
+    if "module" not in found:
+        return None
+    token = f"token {found['token']}, serial {found['serial']}" if found["token"] else "the token"
+    said = f"{token}, in {found['module']}: {found['state']}"
+    if found["state"] != "present":
+        said += f" since {found['since']}"
+    until = found["attested_until"]
+    said += f"; channels until {until}" if until else "; no channels yet"
+    said += f"; {found['signatures']} signatures, {found['logins']} logins"
+    if found["error"]:
+        said += f"; {found['error']}" + (f" ({found['hint']})" if found["hint"] else "")
+    return said
 
 
 def _warning(found: dict[str, Any]) -> str | None:

@@ -21,8 +21,9 @@ PATIENCE = 30.0
 LONGEST_STOP = 10.0
 
 
-def background(home: Home, name: str) -> None:
-    """Start the node and wait until it is ready. Raises what it says it failed with."""
+def background(home: Home, name: str) -> str | None:
+    """Start the node and wait until it is ready; what it warns of. Raises what it says it failed
+    with."""
     reading, writing = os.pipe()
     command = [
         sys.executable, "-P", "-m", "edge.node.service",
@@ -42,7 +43,7 @@ def background(home: Home, name: str) -> None:
             )
     finally:
         os.close(writing)
-    _wait_ready(home, name, process, reading)
+    return _wait_ready(home, name, process, reading)
 
 
 def foreground(home: Home, name: str, *, ask: Ask, exit_on_eof: bool) -> int:
@@ -66,7 +67,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _wait_ready(home: Home, name: str, process: subprocess.Popen[bytes], pipe: int) -> None:
+def _wait_ready(home: Home, name: str, process: subprocess.Popen[bytes], pipe: int) -> str | None:
     """Read the one line that the node writes. A node that is not ready in time is killed."""
     try:
         line = _line(pipe, time.monotonic() + PATIENCE)
@@ -82,7 +83,7 @@ def _wait_ready(home: Home, name: str, process: subprocess.Popen[bytes], pipe: i
         )
     said = _parsed(line)
     if said.get("ready"):
-        return
+        return said.get("warning")
     status = process.wait()
     if "error" not in said:
         raise ConfigError(

@@ -42,6 +42,7 @@ from edge.routing.reach import Wiring
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
+from edge.token import utc
 from edge.wire.multiaddr import Multiaddr
 from vault_backends.vault import DeviceGone, NotFound, Vault, VaultError
 
@@ -99,6 +100,7 @@ class Node:
         self._sealed: Sealed | None = None
         self._unlocking = asyncio.Lock()
         self._channel_key: bytes | None = None  # where it is kept
+        self._keeps_key = False
 
     @property
     def shelves(self) -> list[Shelf[Any]]:
@@ -128,10 +130,11 @@ class Node:
         )
         for history in await self.store.call(Store.peers):
             self._remember(ChangeHistory.decode(history))
-        self._keyring = await Keyring.open(self.identity.uri, self._ask, state_dir=self.home.root)
-        kept = await self._kept(record)
-        await self._check_key(kept)
-        self._presenter = await self._presenting(kept)
+        self._keeps_key = bool(record.settings.get(channelkey.SETTING))
+        self._keyring = await Keyring.open(
+            self.identity.uri, self._ask, state_dir=self.home.root, apart=True
+        )
+        self._presenter = await self._presenting(await self._first_look())
         self.connector = Connector(
             self.router,
             self.wiring,
@@ -254,25 +257,45 @@ class Node:
                 )
         return self._sealed
 
-    async def _kept(self, record: NodeRecord) -> Presentation | None:
+    async def _first_look(self) -> Presentation | None:
+        """What to present without the vault, if that was kept. Raises as `check_held` does; a token
+        that is away is waited for instead."""
+        assert self._keyring is not None
+        watch = self._keyring.watch
+        absent = watch is not None and await watch.absent()
+        kept = None
+        try:
+            kept = await self._kept()
+            await self._keyring.run(check_held, self._keyring.vault, self.identity)
+        except (DeviceGone, NotFound) as error:
+            if kept is not None:
+                until = kept.attestation.expires_at - self.clock.now()
+                log.warning(
+                    "going on for %d s with the attestation that was kept: %s", until, error
+                )
+            elif watch is None or not (absent or isinstance(error, DeviceGone)):
+                raise
+            else:
+                log.warning("there will be no channels until %s is back", watch.name)
+        return kept
+
+    async def _look_again(self) -> None:
+        """The token came back: is it ours, and does it hold our key?"""
+        assert self._keyring is not None
+        await self._keyring.run(check_held, self._keyring.vault, self.identity)
+        if self._keeps_key and self._channel_key is None:
+            await self._kept()
+            if self._presenter is not None:
+                self._presenter.secret = self._channel_key
+
+    async def _kept(self) -> Presentation | None:
         """What to present without the vault, where the channel key is kept and still attested."""
-        if not record.settings.get(channelkey.SETTING):
+        if not self._keeps_key:
             return None
         sealed = await self.sealed()
         kept = await self.store.call(channelkey.load, sealed, self.name)
         self._channel_key = kept.secret if kept else X25519PrivateKey.generate().private_bytes_raw()
         return kept.presentation(self.identity.history, self.clock.now()) if kept else None
-
-    async def _check_key(self, kept: Presentation | None) -> None:
-        """Raises as `check_held` does; but a vault that is away is not needed for what was `kept`."""
-        assert self._keyring is not None
-        try:
-            await self._keyring.run(check_held, self._keyring.vault, self.identity)
-        except (DeviceGone, NotFound) as error:
-            if kept is None:
-                raise
-            until = kept.attestation.expires_at - self.clock.now()
-            log.warning("going on for %d s with the attestation that was kept: %s", until, error)
 
     def _keep(self, presentation: Presentation) -> None:
         if self._channel_key is not None and self._sealed is not None:
@@ -288,8 +311,9 @@ class Node:
             lifetime=self.clock.lifetime(),
             secret=self._channel_key,
             made=self._keep,
+            check=self._look_again,
         )
-        await presenter.start(kept)
+        await presenter.start(kept, wait=True)
         return presenter
 
     async def _present_anew(self) -> None:
@@ -323,7 +347,9 @@ class Node:
         unset, floor = self.clock.unset(), self.clock.floor
         while True:
             await asyncio.sleep(LOOK_AT_CLOCK)
-            ahead = self.present().attestation.created_at - self.clock.now() > AHEAD
+            assert self._presenter is not None
+            made = self._presenter.created_at
+            ahead = made is not None and made - self.clock.now() > AHEAD
             if ahead or (self.clock.unset(), self.clock.floor) != (unset, floor):
                 try:
                     await self._present_anew()
@@ -519,7 +545,25 @@ class Node:
             "relays": self.relays.list(),
             "services": self.list_services(),
             "vault_signatures": self.signatures,
+            "vault": self._describe_vault(),
         }
+
+    def _describe_vault(self) -> Spec:
+        """Where our key is, what is known of the token there, and until when we can go on."""
+        if self._keyring is None or self._presenter is None:
+            return {}
+        until = self._presenter.valid_until
+        kind = self.identity.uri.partition(":")[0]
+        attested = None if until is None else utc(until)
+        return {"type": kind, "attested_until": attested, **self._keyring.described()}
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What keeps us from opening channels, if anything does."""
+        watch = self._keyring.watch if self._keyring is not None else None
+        if watch is None or watch.present:
+            return None
+        return f"{watch.name} is {watch.state}: {watch.error}{watch.outlook()}"
 
     def list_services(self) -> list[Spec]:
         builtin = [("echo", "echo"), ("uppercase", "uppercase")]

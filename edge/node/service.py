@@ -28,6 +28,7 @@ from edge.node import logs
 from edge.node.control import Control, open_socket
 from edge.node.home import Home, Lock
 from edge.node.node import Node
+from vault_backends.nocore import keep_no_core
 from vault_backends.vault import VaultError
 
 log = logging.getLogger("edge.service")
@@ -41,6 +42,8 @@ MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20),
 """So that glibc does not give every record's block back to the kernel and ask for it again."""
 FILES = 65_536
 """Descriptors that a node asks for."""
+LOOK = 15.0
+"""Seconds between two looks at what systemd should show."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -65,6 +68,7 @@ def run_node(
     except EdgeError as error:
         return _not_started(error, ready_fd)
     try:
+        keep_no_core()
         _save_memory()
         _many_files()
         with _loop() as runner:
@@ -95,7 +99,7 @@ async def _serve(
         lock.write(path)
         if exit_on_eof:
             asyncio.get_running_loop().add_reader(0, _read_to_end, node)
-        _say(ready_fd, {"ready": True, "pid": os.getpid()})
+        _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.waiting_for})
         log.info("the node %s is ready, as %s", name, node.identity.history.identifier)
         gc.collect()
         gc.freeze()
@@ -112,14 +116,19 @@ async def _serve(
 async def _stay(node: Node) -> None:
     """Tell systemd that we live, until the node is to stop."""
     systemd = _Systemd()
-    systemd.say("READY=1", f"STATUS=node {node.name}, {node.identity.history.identifier}")
-    every = systemd.watchdog
+    systemd.say("READY=1", said := _status(node))
     while not node.stopping.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(node.stopping.wait(), every)
-        if every is not None:
+            await asyncio.wait_for(node.stopping.wait(), min(systemd.watchdog or LOOK, LOOK))
+        if systemd.watchdog is not None:
             systemd.say("WATCHDOG=1")
+        if (status := _status(node)) != said:
+            systemd.say(said := status)
     systemd.say("STOPPING=1")
+
+
+def _status(node: Node) -> str:
+    return f"STATUS=node {node.name}, {node.waiting_for or node.identity.history.identifier}"
 
 
 class _Systemd:
