@@ -110,13 +110,15 @@ class Follower:
         stored: Callable[[], Awaitable[Identity]],
         adopt: Callable[[Identity], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        look: float = LOOK,
     ) -> None:
         """`adopt` presents an identity from now on, or raises and changes nothing."""
         self.failure: str | None = None
         """Why the node is behind the store, None if it is not."""
         self._current, self._stored, self._adopt = current, stored, adopt
-        self._sleep = sleep
+        self._sleep, self._look = sleep, look
         self._busy = asyncio.Lock()
+        self._behind = asyncio.Event()
 
     async def follow(self) -> bool:
         """Adopt what the store has; whether that was news. Raises EdgeError or VaultError."""
@@ -130,6 +132,7 @@ class Follower:
                 self._failed(error)
                 raise
             self.failure = None
+            self._behind.clear()
         if news:
             log.info(
                 "the identity %s has a new key, %r, and presents %d changes",
@@ -139,12 +142,20 @@ class Follower:
 
     async def keep(self) -> None:
         """Follow for ever."""
-        pause = FIRST_PAUSE
         while True:
-            await self._sleep(LOOK if self.failure is None else pause)
-            with suppress(EdgeError, VaultError):
-                await self.follow()
-            pause = FIRST_PAUSE if self.failure is None else min(2 * pause, LAST_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look):
+                    await self._behind.wait()
+            pause = FIRST_PAUSE
+            while self.failure is not None:
+                await self._sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                await self._try()
+            await self._try()
+
+    async def _try(self) -> None:
+        with suppress(EdgeError, VaultError):
+            await self.follow()
 
     def _is_news(self, stored: Identity) -> bool:
         found = self._current().history.compare(stored.history)
@@ -159,3 +170,4 @@ class Follower:
         if self.failure is None:
             log.warning("cannot follow the rotation of our identity: %s; it is tried again", error)
         self.failure = str(error)
+        self._behind.set()
