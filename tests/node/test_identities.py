@@ -1,6 +1,8 @@
 """Identities: no key without an identity, no identity without its key."""
 
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,26 @@ from edge.node.identities import (
     create_identity,
     delete_identity,
     load,
+    repair_identities,
 )
-from edge.node.keys import choose_kind
+from edge.node.keys import check_held, choose_kind
 from edge.node.rotation import rotate_identity
-from edge.node.store import Store, Taken
+from edge.node.store import Store, Taken, Unknown, UnsettledKey, VaultRecord
+from tests.vault.conftest import SoftToken, soft_token
 from vault_backends import open_vault
-from vault_backends.vault import Kind, VaultError
+from vault_backends.vault import (
+    DeviceGone,
+    Exists,
+    Key,
+    Kind,
+    Misconfigured,
+    NotFound,
+    Refused,
+    VaultError,
+)
 
 NOW = BUILD_DATE + 1000
+__all__ = ["soft_token"]
 
 
 @pytest.fixture
@@ -190,3 +204,176 @@ def test_the_kind_of_key_that_a_vault_can_hold() -> None:
         choose_kind(Poor(Kind.P256), "ed25519")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no kind"):
         choose_kind(Poor(), None)  # type: ignore[arg-type]
+
+
+# -- interrupted, and finished
+
+
+def unfinished(store: Store, home: Home, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As after a kill between the making of the key and the writing of the identity."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add_identity", _killed)
+        patch.setattr(identities, "abandon", lambda *_: None)
+        with pytest.raises(Killed):
+            create_identity(store, home, name, now=NOW)
+
+
+class Killed(BaseException):
+    pass
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def test_what_was_begun_is_finished_as_it_was_begun(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished(store, home, monkeypatch, "a")
+    assert [row.what for row in store.unsettled()] == ["making"]
+    vault = open_vault(home.vault_uri)
+    before = vault.public(Key(Kind.ED25519, "ockam-a"))
+    for wish in ({"kind": "p256"}, {"vault": "other"}):
+        with pytest.raises(ConfigError, match="interrupted") as caught:
+            create_identity(store, home, "a", now=NOW, **wish)
+        assert "delete a" in caught.value.hint
+    history = ChangeHistory.decode(create_identity(store, home, "b", now=NOW).history)
+    with pytest.raises(Taken, match="interrupted"):
+        create_identity(store, home, "a", history=history, now=NOW)
+    made = create_identity(store, home, "a", now=NOW)
+    assert ChangeHistory.decode(made.history).latest.key.value == before
+    assert store.unsettled() == []
+    vault.close()
+
+
+def test_what_was_begun_can_be_undone(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished(store, home, monkeypatch, "a")
+    assert [row.identity for row in repair_identities(store, home)] == ["a"]
+    delete_identity(store, home, "a")
+    assert keys(home) == set()
+    assert repair_identities(store, home) == []
+    with pytest.raises(Unknown):
+        delete_identity(store, home, "a")
+
+
+def test_a_key_of_somebody_else_is_not_taken(store: Store, home: Home) -> None:
+    vault = open_vault(home.vault_uri)
+    vault.generate(Kind.ED25519, "ockam-a")
+    with pytest.raises(Exists, match="no identity"):
+        create_identity(store, home, "a", now=NOW)
+    assert keys(home) == {"ockam-a"}
+    assert store.unsettled() == store.vaults() == []
+    vault.close()
+
+
+def test_a_deletion_is_finished_later(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_identity(store, home, "a", now=NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("vault_backends.software.SoftwareVault.delete", _gone)
+        delete_identity(store, home, "a")
+    assert keys(home) == {"ockam-a"}
+    with monkeypatch.context() as patch:
+        patch.setattr("vault_backends.software.SoftwareVault.delete", _gone)
+        with pytest.raises(VaultError):
+            repair_identities(store, home)
+    again = create_identity(store, home, "a", now=NOW)  # destroys the old key first
+    assert keys(home) == {again.label}
+    assert store.unsettled() == []
+
+
+def _gone(*_: object) -> None:
+    raise DeviceGone("away")
+
+
+def test_no_key_goes_before_the_new_one_was_seen(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vault file was restored from before a rotation: the last key of the identity stays."""
+    create_identity(store, home, "a", now=NOW)
+    file = home.root / "vault.sealed"
+    backup = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("vault_backends.software.SoftwareVault.delete", _gone)
+        rotate_identity(store, home, "a", now=NOW)
+    file.write_bytes(backup)
+    with pytest.raises(NotFound):
+        repair_identities(store, home)
+    assert keys(home) == {"ockam-a"}
+
+
+def test_the_disk_is_lost_and_the_vault_is_not(store: Store, home: Home, tmp_path: Path) -> None:
+    create_identity(store, home, "a", now=NOW)
+    history = ChangeHistory.decode(rotate_identity(store, home, "a", now=NOW).history)
+    fresh = Home(tmp_path / "fresh").prepare()
+    new = Store(fresh.database)
+    with pytest.raises(Misconfigured, match="does not hold"):
+        create_identity(new, fresh, "b", history=history, now=NOW)
+    assert new.vaults() == []
+    made = create_identity(new, fresh, "b", vault=home.vault_uri, history=history, now=NOW)
+    assert (made.label, made.identifier) == ("ockam-a-2", str(history.identifier))
+    assert len(load(new, "b").history.changes) == 2
+    rotate_identity(new, fresh, "b", now=NOW)
+    new.close()
+
+
+# -- in a token
+
+
+def test_an_identity_in_a_token(soft_token: SoftToken, store: Store, home: Home) -> None:
+    """Pinned when it is made, taken where a label says so, and refused when it was exchanged."""
+    uri = soft_token.uri()
+    made = create_identity(store, home, "a", vault=uri, kind="p256", now=NOW)
+    assert made.serial
+    assert made.module == soft_token.module
+    said = attest_key(load(store, "a"), home, nonce=bytes(8), now=NOW).description
+    assert (said["serial"], said["extractable"]) == (made.serial, False)
+    again = rotate_identity(store, home, "a", now=NOW)
+    assert again.serial == made.serial
+    assert keys(home, uri) == {again.label}
+
+    with closing(open_vault(uri)) as vault:
+        key = vault.generate(Kind.P256, "made-in-the-factory")
+        public = vault.public(key)
+    taken = create_identity(
+        store, home, "b", vault=soft_token.uri("token=edge;object=made-in-the-factory"), now=NOW
+    )
+    assert taken.label == key.label
+    assert ChangeHistory.decode(taken.history).latest.key.value == public
+
+    loaded = load(store, "b")
+    with closing(open_vault(uri)) as vault:
+        check_held(vault, loaded)
+        elsewhere = loaded._replace(record=loaded.record._replace(serial="0123"))
+        with pytest.raises(Refused, match="serial 0123"):
+            check_held(vault, elsewhere)
+        vault.delete(key)
+        vault.generate(Kind.P256, key.label)
+    with (
+        closing(open_vault(uri)) as vault,
+        pytest.raises(Refused, match="not the key of identity b"),
+    ):
+        check_held(vault, loaded)
+
+
+@pytest.mark.parametrize("half", ["pubkey", "privkey"])
+def test_half_a_key_in_a_token_is_made_anew(
+    soft_token: SoftToken, store: Store, home: Home, half: str
+) -> None:
+    """The power went while the token made the pair."""
+    uri = soft_token.uri()
+    row = UnsettledKey("a", "edge", "p256", "ockam-a", "making")
+    store.reserve_key(row, VaultRecord("edge", uri, False))
+    with closing(open_vault(uri)) as vault:
+        vault.generate(Kind.P256, "ockam-a")
+    if shutil.which("pkcs11-tool") is None:
+        pytest.skip(
+            "PKCS11-TOOL IS NOT INSTALLED: half a key is not tested (apt-get install opensc)"
+        )
+    soft_token.tool("--delete-object", "--type", half, "--label", "ockam-a")
+    made = create_identity(store, home, "a", vault=uri, now=NOW)
+    assert keys(home, uri) == {made.label}
+    rotate_identity(store, home, "a", now=NOW)

@@ -3,7 +3,7 @@ tests.node.walk FOLDER rotate|create software|softhsm next|node` prints a line o
 
 A step is what changes something that outlives the process: a statement of the database, a call of the
 vault, a file that is synced, renamed, linked or deleted. The work is done in a forked process which
-kills itself right before or right after one of them. This process never opens a vault, so every child
+kills itself right before one of them, or at the end. This process never opens a vault, so every child
 starts its token's library anew.
 """
 
@@ -50,25 +50,23 @@ class Steps:
         if self.count == self.last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def stepped(*args: Any, **kwargs: Any) -> Any:
             self.step()
-            found = function(*args, **kwargs)
-            self.step()
-            return found
+            return function(*args, **kwargs)
 
         return stepped
 
     def install(self) -> None:
         for name in ("fsync", "replace", "link", "unlink"):
-            setattr(os, name, self.around(getattr(os, name)))
+            setattr(os, name, self.before(getattr(os, name)))
         steps = self
 
         class Connection(sqlite3.Connection):
             def execute(self, sql: str, *args: Any) -> Any:  # type: ignore[override]
                 if sql.startswith(("PRAGMA", "SELECT")):
                     return super().execute(sql, *args)
-                return steps.around(super().execute)(sql, *args)
+                return steps.before(super().execute)(sql, *args)
 
         connect = sqlite3.connect
         sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore
@@ -77,7 +75,7 @@ class Steps:
     def opened(self, *args: Any, **kwargs: Any) -> Any:
         vault = open_vault(*args, **kwargs)
         for name in ("generate", "sign", "delete", "public"):
-            setattr(vault, name, self.around(getattr(vault, name)))
+            setattr(vault, name, self.before(getattr(vault, name)))
         return vault
 
 
@@ -163,6 +161,7 @@ class Walk:
         store = Store(self.home.database)
         self._change(store)
         store.close()
+        steps.step()
         return steps.count
 
     def _change(self, store: Store) -> None:
