@@ -81,7 +81,7 @@ class _Library(_pkcs11.lib):
 
     def log_out(self, session: Any) -> None:
         """The login of every session of that token ends, at the device too."""
-        self._function(_LOGOUT, ctypes.c_ulong)(session.handle)
+        self.function(_LOGOUT, ctypes.c_ulong)(session.handle)
 
     def logged_in(self, session: Any) -> bool:
         info = _SessionInfo()
