@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vault_backends import open_vault
-from vault_backends.vault import Vault
+from vault_backends.vault import Key, Kind, Vault
 
 ROOT = Path(__file__).parents[2]
 SOFTHSM = next(
@@ -112,6 +112,16 @@ def opened() -> Iterator[OpenVault]:
     yield open_one
     for vault in vaults:
         vault.close()
+
+
+@pytest.fixture
+def vault(soft_token: SoftToken, opened: OpenVault) -> Vault:
+    return opened(soft_token.uri())
+
+
+@pytest.fixture
+def key(vault: Vault) -> Key:
+    return vault.generate(Kind.ED25519, "identity")
 
 
 def secret_file(path: Path, text: str) -> Path:

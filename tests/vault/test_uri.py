@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vault_backends import open_vault
-from vault_backends.uri import Pkcs11Uri, SoftwareUri, obtain, parse, read_secret
+from vault_backends.uri import Pkcs11Uri, SoftwareUri, obtain, parse, read_secret, unparse
 from vault_backends.vault import Locked, Misconfigured, VaultError
 
 from .conftest import secret_file
@@ -72,6 +72,10 @@ def test_pkcs11() -> None:
         ("software:/%ff", "UTF-8"),
         ("software:/a%00b", "NUL"),
         ("pkcs11:token=edge", "module-path is missing"),
+        ("pkcs11:?module-path=/m.so&module-name=m", "not both"),
+        ("pkcs11:?module-name=../m", "a name such as"),
+        ("pkcs11:?module-name=%2fm.so", "a name such as"),
+        ("pkcs11:?module-name=.m", "a name such as"),
         ("pkcs11:tokn=edge" + MODULE, "'tokn'"),
         ("pkcs11:token=a;token=b" + MODULE, "twice"),
         ("pkcs11:token" + MODULE, "token has no value"),
@@ -106,6 +110,46 @@ def test_secret_in_the_uri_is_refused_and_not_repeated(uri: str) -> None:
         parse(uri)
     assert "98765" not in str(caught.value) + caught.value.hint
     assert "pin-" in str(caught.value) or "passphrase-source" in str(caught.value)
+
+
+def test_pin_value_where_the_caller_allows_it() -> None:
+    uri = parse("pkcs11:token=edge?module-path=/m.so&pin-value=98%37%36%35", allow_pin_value=True)
+    assert isinstance(uri, Pkcs11Uri)
+    assert uri.pin_value == "98765"
+    assert uri.pin_source == "pin-value"
+    assert "98765" not in repr(uri) + str(uri) + unparse(uri)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "pin-value=98765&pin-source=file:/p",
+        "pin-value=98765&pin-value=98765",
+        "pin-value=9&8765",  # the rest of a PIN looks like an attribute
+        "pin-value=98765%zz",
+        "pin-value=98765%ff",
+        "pin-value=98765%00x",
+    ],
+)
+def test_pin_value_never_shows(query: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        parse(f"pkcs11:token=edge?module-path=/m.so&{query}", allow_pin_value=True)
+    assert "8765" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pkcs11:token=a%20%3b?module-path=/m.so",
+        "pkcs11:token=edge;serial=01;slot-id=0;object=k%26%25;id=%00%ff?module-name=softhsm2&pin-source=file:/p%20q",
+        "pkcs11:manufacturer=%c3%a9;model=m?module-path=/m.so&x-parameters=configdir%3D%27sql:/x%27",
+    ],
+)
+def test_unparse(uri: str) -> None:
+    parsed = parse(uri)
+    assert isinstance(parsed, Pkcs11Uri)
+    assert parse(unparse(parsed)) == parsed
+    assert "'" not in unparse(parsed)
 
 
 def test_read_secret(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class Pin:
     def _judged(self, before: Record, tag: str, name: str, memory: Memory) -> Record:
         """`before` as it bears on this PIN; Locked if it must not be tried."""
         if tag in before.refused:
-            self._make_way(name, memory)
+            if before.state == "failed":  # not for one that only looks alike: a change begins with ok
+                self._make_way(name, memory)
             alike = "" if memory.path is None else " (or one that looks alike, as 1 in 256 do)"
             raise Locked(
                 f"{name} refused this PIN from {self._place} before{alike}; it is not tried again",
