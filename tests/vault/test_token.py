@@ -237,7 +237,7 @@ class Told:
     def open(self, **how):
         if "user_pin" in how and self._error is not None:
             how.clear()
-            raise self._error
+            raise self._error()
         return self._token.open(**how)
 
 
@@ -283,9 +283,9 @@ def test_flags_are_read_again_when_it_is_our_turn(vault, told, flag, said) -> No
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (pkcs11.PinExpired(), "must be changed"),
-        (pkcs11.PinLocked(), "is locked"),
-        (pkcs11.UserPinNotInitialized(), "no user PIN was ever set"),
+        (pkcs11.PinExpired, "must be changed"),
+        (pkcs11.PinLocked, "is locked"),
+        (pkcs11.UserPinNotInitialized, "no user PIN was ever set"),
     ],
 )
 def test_answers_that_are_no_verdict(
@@ -307,7 +307,7 @@ def test_a_wrong_pin_that_was_counted_is_one_whatever_the_answer(
     soft_token, opened, tmp_path, told, monkeypatch
 ) -> None:
     vault = opened(soft_token.uri(), state_dir=tmp_path / "state")
-    told(error=pkcs11.FunctionFailed())
+    told(error=pkcs11.FunctionFailed)
     real = which.state_of
     monkeypatch.setattr(
         token_file, "state_of", lambda token: real(token)._replace(pin_tried=vault.logins > 0)
@@ -347,7 +347,7 @@ def test_pin_value(soft_token, opened) -> None:
     assert list(opened(uri.replace("999999", PIN), allow_pin_value=True).keys()) == []
 
 
-@pytest.mark.parametrize("error", [None, pkcs11.DeviceError(), pkcs11.PinExpired()])
+@pytest.mark.parametrize("error", [None, pkcs11.DeviceError, pkcs11.PinExpired])
 def test_pin_is_in_no_traceback(soft_token, opened, told, error) -> None:
     soft_token.pin_file.write_text("999999")
     vault = opened(soft_token.uri())
