@@ -246,10 +246,7 @@ def _ek_public(read: _Read) -> str:
     good = read.ek.has(_BORN_HERE | RESTRICTED | DECRYPT, SIGN) and read.ek.symmetric_bits
     if not good or read.ek.name_algorithm not in _EK_NAMED_BY:
         raise Refused(f"not the attributes of an endorsement key: {_words(read.ek)}")
-    try:
-        certified = certificate(read.bundle.ek_certificate).public_key()
-    except ValueError as error:
-        raise Refused(f"the certificate's key: {error}") from None
+    certified = certificate(read.bundle.ek_certificate).public_key()
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if certified.public_bytes(*form) != read.ek.public_key().public_bytes(*form):
         raise Refused("the endorsement key is not the one in its certificate")
