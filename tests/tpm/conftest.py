@@ -17,6 +17,17 @@ from tests.tokens.tpm import ManagedTpm, Tpm
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (*Tpm.packages, "libtss2-tctildr0")
+# The program, with these commands in the group they belong to where that is not there yet.
+PROGRAM = """
+import sys
+from edge.cli import attest, main
+if "hsm" not in main.NOUNS:
+    attest.hsm = main.Noun("hsm")
+    for one in (attest.attest, attest.verify_attestation, attest.challenge):
+        attest.hsm.add_command(one)
+    main.NOUNS["hsm"] = ("edge.cli.attest:hsm", "")
+main.main()
+"""
 
 
 @dataclass
@@ -30,7 +41,7 @@ class Machine:
     def edge(self, *arguments: str | Path, good: bool = True) -> subprocess.CompletedProcess[str]:
         """ockam-edge with these arguments; it must succeed, or with good=False, fail."""
         variables = {**self.token.variables, "OCKAM_HOME": str(self.home)}
-        command = [sys.executable, "-m", "edge", *arguments]
+        command = [sys.executable, "-c", PROGRAM, *arguments]
         done = run(command, variables, check=False, seconds=50)
         assert (done.returncode == 0) is good, done.stderr + done.stdout
         return done
@@ -44,12 +55,14 @@ def missing() -> str:
     """Why there is no TPM to test with, or nothing."""
     tools = [tool for tool in ("swtpm", "swtpm_setup", "tpm2_getcap") if not shutil.which(tool)]
     if tools or Tpm.missing():
-        return f"NO TPM EMULATOR: evidence is not tested live (apt-get install {' '.join(PACKAGES)})"
+        return (
+            f"NO TPM EMULATOR: evidence is not tested live (apt-get install {' '.join(PACKAGES)})"
+        )
     return ""
 
 
 def _local_ca(folder: Path) -> Path:
-    """Configuration by which swtpm_setup makes a CA in `folder`. Returns what goes to XDG_CONFIG_HOME."""
+    """Has swtpm_setup make a CA in `folder`. Returns what XDG_CONFIG_HOME must be for that."""
     ca, config = folder / "ca", folder / "config"
     for made in (ca, config):
         made.mkdir(parents=True, mode=0o700)
@@ -102,7 +115,9 @@ def other_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]
 @pytest.fixture(scope="session")
 def managed_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     absent = [tool for tool in ("tpm2-abrmd", "dbus-daemon") if not shutil.which(tool)]
-    if why := missing() or (absent and f"{absent[0]} IS NOT INSTALLED (apt-get install {absent[0]})"):
+    if why := missing() or (
+        absent and f"{absent[0]} IS NOT INSTALLED (apt-get install {absent[0]})"
+    ):
         pytest.skip(why)
     with made(ManagedTpm, tmp_path_factory.mktemp("abrmd")) as one:
         yield one
