@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vault_backends.uri import Pkcs11Uri
     from vault_backends.vault import Key
 
+_DEFAULT_TCTI = "device:/dev/tpmrm0"  # the kernel's resource manager
 _LONGEST_FILE = 1 << 20
 _DEFAULT_PCRS = "sha256:0,1,2,3,4,5,6,7"
 
@@ -89,7 +90,10 @@ ca_option = click.option(
 @click.option("--answer", type=file_argument, help="Answer this challenge instead.")
 @click.option("--out", type=new_file, required=True, help="The file to write.")
 @click.option("--ek", type=click.Choice(["ecc", "rsa"]), help="Which endorsement key, of several.")
-@click.option("--tcti", help="The TPM; without it $TPM2_PKCS11_TCTI, then where the TSS looks.")
+@click.option(
+    "--ek-certificate", type=file_argument, help="Its certificate, where the TPM holds none."
+)
+@click.option("--tcti", help="The TPM; else $TPM2_PKCS11_TCTI, or device:/dev/tpmrm0.")
 @click.option(
     "--endorsement-auth", metavar="SOURCE", help="Its password, if any: file:/path or ask."
 )
@@ -100,6 +104,7 @@ def attest(
     answer: Path | None,
     out: Path,
     ek: str | None,
+    ek_certificate: Path | None,
     tcti: str | None,
     endorsement_auth: str | None,
 ) -> Result:
@@ -109,6 +114,7 @@ def attest(
     TPM in it are of one TPM, the verifier makes a challenge (`hsm challenge`), which
     `hsm attest --answer` answers."""
     from vault_backends.tpm import attest as tpm  # noqa: PLC0415
+    from vault_backends.tpm.chain import given_certificates  # noqa: PLC0415
 
     if (nonce is None) == (answer is None):
         raise click.UsageError("give --nonce to make evidence, or --answer to answer a challenge")
@@ -119,11 +125,12 @@ def attest(
         _write(out, data, private=True)
         return Result(text=done(f"the answer is in {out}"), machine=str(out))
     assert nonce is not None
+    given = given_certificates(_read(ek_certificate)) if ek_certificate else []
     asked = _subject(identity)
     with tpm.opened(_tcti(tcti)) as device:
         data = tpm.attest(
             device, asked.subject, asked.stored, asked.pin, nonce, pcrs,
-            kind=ek, endorsement_auth=auth,
+            kind=ek, certificates=given, endorsement_auth=auth,
         )  # fmt: skip
     _write(out, data)
     shown = {"file": str(out), "identifier": asked.subject.identifier or None}
@@ -276,10 +283,12 @@ def _once(ask: Callable[[str], str | None]) -> Callable[[str], str | None]:
     return asked
 
 
-def _tcti(given: str | None) -> str | None:
+def _tcti(given: str | None) -> str:
+    """Not wherever the TSS finds something: it would take any program on the simulator's port for a
+    TPM."""
     import os  # noqa: PLC0415
 
-    return given or os.environ.get("TPM2_PKCS11_TCTI") or None
+    return given or os.environ.get("TPM2_PKCS11_TCTI") or _DEFAULT_TCTI
 
 
 def _endorsement_auth(source: str | None) -> bytes:

@@ -17,17 +17,6 @@ from tests.tokens.tpm import ManagedTpm, Tpm
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (*Tpm.packages, "libtss2-tctildr0")
-# The program, with these commands in the group they belong to where that is not there yet.
-PROGRAM = """
-import sys
-from edge.cli import attest, main
-if "hsm" not in main.NOUNS:
-    attest.hsm = main.Noun("hsm")
-    for one in (attest.attest, attest.verify_attestation, attest.challenge):
-        attest.hsm.add_command(one)
-    main.NOUNS["hsm"] = ("edge.cli.attest:hsm", "")
-main.main()
-"""
 
 
 @dataclass
@@ -41,7 +30,7 @@ class Machine:
     def edge(self, *arguments: str | Path, good: bool = True) -> subprocess.CompletedProcess[str]:
         """ockam-edge with these arguments; it must succeed, or with good=False, fail."""
         variables = {**self.token.variables, "OCKAM_HOME": str(self.home)}
-        command = [sys.executable, "-c", PROGRAM, *arguments]
+        command = [sys.executable, "-m", "edge", *arguments]
         done = run(command, variables, check=False, seconds=50)
         assert (done.returncode == 0) is good, done.stderr + done.stdout
         return done

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tokens.processes import run
+from tests.tpm import forge
 from tests.tpm.conftest import Machine
 from vault_backends.tpm import attest, evidence
 from vault_backends.tpm.attest import Subject
@@ -32,7 +33,7 @@ TRANSIENT, SESSIONS = 0x80000000, 0x02000000
 class Recorded:
     """A way to the TPM that keeps what went over it, and may step in."""
 
-    def __init__(self, tcti: str | None) -> None:
+    def __init__(self, tcti: str) -> None:
         self.way = Tcti(tcti)
         self.commands: list[bytes] = []
         self.answers: list[bytes] = []
@@ -93,6 +94,19 @@ def test_evidence_is_good_and_its_challenge_is_answered(
     challenge, kept = evidence.challenge(found)
     answer = attest.answer(tpm, challenge)
     assert evidence.settled(found, kept, answer)
+
+
+def test_a_certificate_from_elsewhere_must_be_of_this_tpm(
+    machine: Machine, other_machine: Machine, tpm: Tpm, point: bytes, stored: StoredKey
+) -> None:
+    given = (Subject(point), stored, machine.token.pin, NONCE, CHOSEN)
+    mine = attest.trimmed(tpm.nv_read(0x1C00002) or b"")
+    verified(machine, attest.attest(tpm, *given, certificates=mine))
+    with attest.opened(other_machine.tcti) as other:
+        foreign = attest.trimmed(other.nv_read(0x1C00002) or b"")
+    for wrong in (foreign, [forge.der(forge.leaf())]):
+        with pytest.raises(NotFound, match="does not have the endorsement key"):
+            attest.attest(tpm, *given, certificates=wrong)
 
 
 def test_the_attestation_key_is_the_same_each_time(

@@ -120,6 +120,17 @@ def test_a_key_of_a_token_is_attested_without_an_identity(machine: Machine, tmp_
     assert "object=LABEL" in done.stderr
 
 
+def test_a_certificate_may_come_from_a_file(machine: Machine, tmp_path: Path) -> None:
+    out, der = tmp_path / "evidence", tmp_path / "ek.der"
+    machine.token.tpm_tool("tpm2_nvread", "0x1c00002", "-o", str(der))
+    machine.token.clean()
+    command = ("hsm", "attest", "gateway", *NONCE, "--out", out, "--ek-certificate", der)
+    machine.edge(*command)
+    assert verify(machine, out, *NONCE)["accepted"] is True
+    der.write_text("no certificate")
+    assert "holds no certificate" in machine.edge(*command, good=False).stderr
+
+
 def test_an_identity_outside_a_tpm_is_refused(machine: Machine, tmp_path: Path) -> None:
     machine.edge("identity", "create", "soft", "--vault", f"software:{tmp_path}/keys")
     done = machine.edge("hsm", "attest", "soft", *NONCE, "--out", tmp_path / "out", good=False)
@@ -150,11 +161,9 @@ def test_the_pin_is_in_no_command_line(machine: Machine, tmp_path: Path) -> None
         pytest.skip(
             "STRACE IS NOT INSTALLED: started processes are not watched (apt-get install strace)"
         )
-    from tests.tpm.conftest import PROGRAM  # noqa: PLC0415
-
     log = tmp_path / "log"
     command = ["strace", "-f", "-e", "trace=execve", "-s", "10000", "-v", "-o", log]
-    command += [sys.executable, "-c", PROGRAM, "hsm", "attest", "gateway", *NONCE]
+    command += [sys.executable, "-m", "edge", "hsm", "attest", "gateway", *NONCE]
     import os  # noqa: PLC0415
 
     variables = {**os.environ, **machine.token.variables, "OCKAM_HOME": str(machine.home)}

@@ -167,6 +167,12 @@ def test_an_endorsement_key_that_is_none_is_refused(ek: object) -> None:
     assert failed(Forge(ek=ek).file()) == ["ek-public"]  # type: ignore[arg-type]
 
 
+def test_an_attestation_key_of_another_name_is_refused() -> None:
+    """The hierarchy's name of it would be another, too."""
+    names = failed(Forge(ak=forge.AK._replace(name_algorithm=SHA384)).file())
+    assert names == ["ak-attributes"]
+
+
 def test_another_public_key_is_refused() -> None:
     assert failed(Forge(public_key=forge.AK.point()).file()) == ["key-public"]
 
@@ -263,6 +269,7 @@ def without(kind: type[x509.ExtensionType]) -> forge.Extensions:
 
 SIGNING = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+NAMES = x509.NameConstraints([x509.DNSName("example.org")], None)
 CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
@@ -292,6 +299,21 @@ def test_an_expired_certificate_is_refused() -> None:
     assert failed(Forge(certificate=old).file()) == ["ek-chain"]
 
 
+def test_a_certificate_that_its_issuer_did_not_sign_is_refused() -> None:
+    extensions = forge.leaf_extensions(forge.MIDDLE_KEY)
+    forged = forge.issue("", forge.EK_KEY, "middle", forge.private(9), extensions)
+    assert failed(Forge(certificate=forged).file()) == ["ek-chain"]
+
+
+def test_a_certificate_over_another_hash_is_refused() -> None:
+    """It says SHA-224 in both places, which is not worth a look at the signature."""
+    weak = forge.der(forge.leaf()).replace(bytes.fromhex("ce3d040302"), bytes.fromhex("ce3d040301"))
+    certificate = x509.load_der_x509_certificate(weak)
+    verdict = examined(Forge(certificate=certificate).file())
+    assert [check.name for check in verdict.failed] == ["ek-chain"]
+    assert "hash" in verdict.failed[0].said
+
+
 def test_a_missing_or_foreign_authority_is_refused() -> None:
     assert failed(Forge(chain=()).file()) == ["ek-chain"]
     other = forge.private(9)
@@ -306,12 +328,22 @@ def test_a_missing_or_foreign_authority_is_refused() -> None:
         [one for one in forge.MIDDLE_EXTENSIONS if not isinstance(one[0], x509.BasicConstraints)],
         [*forge.MIDDLE_EXTENSIONS[:-1], (CLIENT, False)],
         [(x509.BasicConstraints(False, None), True), *forge.MIDDLE_EXTENSIONS[1:]],
+        [forge.MIDDLE_EXTENSIONS[0], (SIGNING, True), *forge.MIDDLE_EXTENSIONS[2:]],
+        [*forge.MIDDLE_EXTENSIONS, (NAMES, True)],
     ],
-    ids=["no-constraints", "client", "leaf"],
+    ids=["no-constraints", "client", "leaf", "not-signing", "names"],
 )
 def test_what_is_between_must_be_an_authority_for_this(extensions: forge.Extensions) -> None:
     middle = forge.issue("middle", forge.MIDDLE_KEY, "root", forge.ROOT_KEY, extensions)
     assert failed(Forge(chain=(forge.der(middle),)).file()) == ["ek-chain"]
+
+
+@pytest.mark.parametrize(("most", "names"), [(0, ["ek-chain"]), (1, [])])
+def test_an_authority_limits_those_below_it(most: int, names: list[str]) -> None:
+    constraints = (x509.BasicConstraints(True, most), True)
+    extensions = [constraints, *forge.authority_extensions(forge.ROOT_KEY)[1:]]
+    root = forge.issue("root", forge.ROOT_KEY, "root", forge.ROOT_KEY, extensions)
+    assert failed(GOOD, ca=[root]) == names
 
 
 @pytest.mark.parametrize("chain", [(b"\x30\x82\x00\x01\x00",), (b"",)])

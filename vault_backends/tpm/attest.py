@@ -5,10 +5,12 @@ is needed and flushed afterwards: the seed of that hierarchy gives the same key 
 TPM's maker changes it. Nothing is left in the TPM, and no persistent handle is taken."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from vault_backends.tpm.bundle import Answer, Bundle, Challenge, Pcrs, certify_nonce, pcr_digest
 from vault_backends.tpm.chain import certificate, trimmed
@@ -16,6 +18,7 @@ from vault_backends.tpm.commands import ENDORSEMENT, Made, Session, Tpm, TpmErro
 from vault_backends.tpm.store import StoredKey
 from vault_backends.tpm.structures import (
     ADMIN_WITH_POLICY,
+    CURVES,
     DECRYPT,
     FIXED_PARENT,
     FIXED_TPM,
@@ -100,6 +103,15 @@ class _Place(NamedTuple):
     certificate: int
     template: Public
 
+    @property
+    def kind(self) -> str:
+        return self.size[0]
+
+    @property
+    def size(self) -> tuple[str, int]:
+        key = self.template.key
+        return ("rsa", key.bits) if isinstance(key, Rsa) else ("ecc", CURVES[key.curve].key_size)
+
 
 def _high(algorithm: int, bits: int, key: Rsa | Ecc) -> Public:
     attributes = _EK_ATTRIBUTES | USER_WITH_AUTH
@@ -136,8 +148,8 @@ class Subject:
 
 
 @contextmanager
-def opened(tcti: str | None) -> Iterator[Tpm]:
-    """The TPM at a TCTI such as `device:/dev/tpmrm0`; None is where the TSS looks by itself."""
+def opened(tcti: str) -> Iterator[Tpm]:
+    """The TPM at a TCTI such as `device:/dev/tpmrm0`, for the length of a `with`."""
     way = Tcti(tcti)
     try:
         yield Tpm(way)
@@ -154,11 +166,13 @@ def attest(
     chosen: Sequence[Selection],
     *,
     kind: str | None = None,
+    certificates: Sequence[bytes] = (),
     endorsement_auth: bytes = b"",
 ) -> bytes:
     """The file of evidence for `subject`, whose key is `key`. `kind` is "rsa" or "ecc" where the TPM
-    has endorsement certificates of both; the PIN should be known to be right, the TPM counts."""
-    ek_certificate, chain, ek = _endorsement(tpm, kind, endorsement_auth)
+    has endorsement certificates of both; `certificates` (DER, the endorsement key's first) are for one
+    that holds none. The PIN should be known to be right: the TPM counts wrong ones."""
+    ek_certificate, chain, ek = _endorsement(tpm, kind, certificates, endorsement_auth)
     public = Public.decode(key.public)
     auth = key.authorization(tpm, pin)
     with tpm.primary(ENDORSEMENT, AK_TEMPLATE.encode(), endorsement_auth) as ak:
@@ -233,25 +247,36 @@ def _plain(signature: bytes) -> bytes:
 
 
 def _endorsement(
-    tpm: Tpm, kind: str | None, auth: bytes
+    tpm: Tpm, kind: str | None, given: Sequence[bytes], auth: bytes
 ) -> tuple[bytes, tuple[bytes, ...], Public]:
-    """A certificate that the maker put into the TPM, those above it, and the key it is for."""
+    """A certificate that the maker put into the TPM or that was given, those above it, and its key."""
+    if given:
+        like = [one.template for one in _PLACES if one.size == _size(given[0])]
+        with _ek(tpm, like, _is(given[0]), auth) as ek:
+            return given[0], tuple(given[1:]), ek.public
     for place in _PLACES:
-        wanted = "rsa" if isinstance(place.template.key, Rsa) else "ecc"
-        stored = tpm.nv_read(place.certificate) if kind in (None, wanted) else None
+        stored = tpm.nv_read(place.certificate) if kind in (None, place.kind) else None
         if stored is None or not (found := trimmed(stored)):
             continue
-        certified = certificate(found[0]).public_key()
-        with _ek(tpm, _templates(tpm, place), _is(certified), auth) as ek:
+        with _ek(tpm, _templates(tpm, place), _is(found[0]), auth) as ek:
             return found[0], (*found[1:], *_above(tpm)), ek.public
     raise NotFound(
-        f"the TPM holds no {kind or 'endorsement'} certificate"
-        + (" for an endorsement key" if kind else ""),
-        hint="its maker may publish it elsewhere; without one nobody can tell it is a real TPM",
+        f"the TPM holds no certificate of an {kind or ''} endorsement key".replace("  ", " "),
+        hint="its maker may publish it elsewhere: give it with --ek-certificate",
     )
 
 
-def _is(certified: object) -> Callable[[Public], bool]:
+def _size(der: bytes) -> tuple[str, int]:
+    key = certificate(der).public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return "rsa", key.key_size
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ecc", key.key_size
+    raise Refused("the certificate is of no kind of key that a TPM has")
+
+
+def _is(der: bytes) -> Callable[[Public], bool]:
+    certified = certificate(der).public_key()
     return lambda public: public.public_key() == certified
 
 
@@ -267,7 +292,9 @@ def _templates(tpm: Tpm, place: _Place) -> list[Public]:
         if place.certificate in _LOW_INDICES
         else None
     )
-    return [Public.decode(own)] if own else [place.template]
+    with suppress(Malformed):
+        return [Public.decode(own), place.template] if own else [place.template]
+    return [place.template]
 
 
 @contextmanager

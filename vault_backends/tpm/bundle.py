@@ -106,8 +106,8 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Answer:
-    """A secret, and the SHA-256 of the evidence or the name of the AK that it belongs to. Kept by
-    the verifier, and sent by the machine."""
+    """The secret of a challenge, and the name of the AK it was made for. The verifier keeps one; the
+    machine, if it can, sends the same."""
 
     FORMAT = "ockam-edge tpm answer 1"
     ak_name: bytes

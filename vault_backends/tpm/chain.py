@@ -9,6 +9,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from cryptography.x509.verification import (
     Criticality,
@@ -56,6 +57,18 @@ def authorities(pem: bytes) -> list[x509.Certificate]:
             hint="put the root of the TPM's maker there; openssl x509 -inform DER converts",
         ) from None
     return found
+
+
+def given_certificates(data: bytes) -> list[bytes]:
+    """The certificates of a file, PEM or DER, as DER. Misconfigured if there is none."""
+    try:
+        if b"-----BEGIN" in data:
+            found = x509.load_pem_x509_certificates(data)
+        else:
+            found = [x509.load_der_x509_certificate(data)]
+        return [one.public_bytes(Encoding.DER) for one in found]
+    except UNREADABLE as error:
+        raise Misconfigured(f"the file holds no certificate: {error}") from None
 
 
 def certificate(der: bytes) -> x509.Certificate:

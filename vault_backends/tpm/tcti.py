@@ -5,6 +5,7 @@ says where: `device:/dev/tpmrm0`, `swtpm:host=…,port=…`, `tabrmd:…`. Inter
 Command Transmission Interface (TCTI) API, §3; the loader's is in tss2_tctildr.h."""
 
 import ctypes
+import os
 from ctypes import byref, c_char_p, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 
 from vault_backends.vault import DeviceGone, Misconfigured
@@ -28,15 +29,13 @@ class _Context(ctypes.Structure):
 
 
 class Tcti:
-    """An open way to one TPM. `name` is None for where the TSS itself would look."""
+    """An open way to one TPM."""
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name or "the default TPM"
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._context = ctypes.POINTER(_Context)()
         self._library = _load()
-        code = self._library.Tss2_TctiLdr_Initialize(
-            name.encode() if name else None, byref(self._context)
-        )
+        code = self._library.Tss2_TctiLdr_Initialize(name.encode(), byref(self._context))
         if code:
             raise DeviceGone(
                 f"no TPM answers at {self.name} (TSS error {code:#x})",
@@ -62,6 +61,8 @@ class Tcti:
 
 
 def _load() -> ctypes.CDLL:
+    # What goes wrong is said by our errors; the libraries would write it to stderr line by line.
+    os.environ.setdefault("TSS2_LOG", "all+NONE")
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:
