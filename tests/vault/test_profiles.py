@@ -24,6 +24,19 @@ def test_rows() -> None:
     assert profiles.profile_for("Somebody") is profiles.GENERIC
 
 
+def test_two_families_of_one_maker_are_told_apart() -> None:
+    maker = "Yubico (www.yubico.com)"
+    assert profiles.profile_for(maker, "YubiHSM PKCS#11 Library").name == "yubihsm"
+    assert profiles.profile_for(maker, "PKCS#11 PIV Library (SP-800-73)").name == "ykcs11"
+
+
+def test_rows_say_where_modules_are() -> None:
+    for row in profiles.ROWS:
+        assert row.modules
+        assert all(path.startswith("/usr/lib") for path in row.modules)
+        assert row.tried or row.name in {"opensc", "ykcs11"}
+
+
 def test_rows_name_real_attributes() -> None:
     for row in (*profiles.ROWS, profiles.GENERIC):
         for name in row.omit_public + row.omit_private:
