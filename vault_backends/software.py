@@ -128,7 +128,7 @@ class SoftwareVault:
         """With sealed-by, the seal key of that token is made; else there is nothing to make."""
         if self._uri.sealed_by is None:
             return "xchacha20-poly1305"
-        with self._token() as token:
+        with self._token(apart=False) as token:
             if not isinstance(token, Provisions):
                 raise Unsupported(f"{self._uri.sealed_by} cannot seal")
             return token.provision()
@@ -331,10 +331,11 @@ class SoftwareVault:
     # --- the sealing key in a token's care
 
     @contextmanager
-    def _token(self) -> Iterator[Vault]:
-        """The token, for as long as it is needed; its errors say which file they are about."""
+    def _token(self, *, apart: bool = True) -> Iterator[Vault]:
+        """The token, for as long as it is needed, its code and its PIN out of this process, which may
+        be one that faces the network. Its errors say which file they are about."""
         assert self._uri.sealed_by is not None
-        token = open_vault(self._uri.sealed_by, self._ask, state_dir=self._state_dir)
+        token = open_vault(self._uri.sealed_by, self._ask, state_dir=self._state_dir, apart=apart)
         try:
             yield token
         except VaultError as error:

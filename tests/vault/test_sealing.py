@@ -303,6 +303,28 @@ def test_every_changed_byte_is_refused(sealed) -> None:
     assert sealed.unseal(blob, AAD) == SECRET
 
 
+def test_header_with_the_same_shared_secret(vault) -> None:
+    """The opposite point has the same x, and with it the same shared secret."""
+    vault.sealing.provision([ECDH])
+    blob = Blob.decode(vault.seal(SECRET, AAD))
+    x, y = blob.header[1:33], int.from_bytes(blob.header[33:], "big")
+    prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
+    opposite = blob._replace(header=b"\4" + x + (prime - y).to_bytes(32, "big"))
+    with pytest.raises(Refused, match="does not open"):
+        vault.unseal(opposite.encode(), AAD)
+
+
+def test_point_off_the_curve_does_not_reach_the_token(vault, monkeypatch) -> None:
+    vault.sealing.provision([ECDH])
+    blob = Blob.decode(vault.seal(SECRET, AAD))
+    off = blob._replace(header=b"\4" + bytes(63) + b"\1")
+    asked: list[str] = []
+    monkeypatch.setattr(sealing, "destroy", lambda found: asked.append("derived"))
+    with pytest.raises(Refused, match="does not open"):
+        vault.unseal(off.encode(), AAD)
+    assert asked == []
+
+
 def test_every_shorter_or_longer_blob_is_refused(sealed) -> None:
     blob = sealed.seal(SECRET, AAD)
     for length in range(len(blob)):
