@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from pkcs11 import Attribute, KeyType, ObjectClass  # noqa: E402
 
+from tests.tokens.tpm import Tpm  # noqa: E402
 from vault_backends.pkcs11 import module, sealing  # noqa: E402
 from vault_backends.pkcs11.objects import search  # noqa: E402
 from vault_backends.pkcs11.sealing import LABEL, SUITES, Blob, Sealing  # noqa: E402
@@ -26,9 +27,6 @@ from vault_backends.vault import (  # noqa: E402
     Unsupported,
     VaultError,
 )
-
-from . import swtpm  # noqa: E402
-from .conftest import secret_file  # noqa: E402
 
 ECDH, OAEP256, OAEP1 = SUITES
 SECRET, AAD = b"a secret of some length", b"what for"
@@ -247,15 +245,13 @@ def test_token_away(soft_token, sealed) -> None:
 @pytest.fixture
 def tpm(tmp_path_factory, monkeypatch) -> Iterator[str]:
     """The URI of a token in a TPM that is the emulator swtpm."""
-    if missing := swtpm.missing():
-        pytest.skip(f"NO SEALING IN A TPM IS TESTED: {missing} (apt-get install {swtpm.PACKAGES})")
+    if missing := Tpm.missing():
+        pytest.skip(f"NO SEALING IN A TPM IS TESTED: {missing}")
     module.stop_all()
-    folder = tmp_path_factory.mktemp("tpm")
-    with swtpm.running(folder) as environment:
-        for name, value in environment.items():
+    with Tpm(tmp_path_factory.mktemp("tpm")) as token:
+        for name, value in token.variables.items():
             monkeypatch.setenv(name, value)
-        pin = secret_file(folder / "pin", swtpm.PIN)
-        yield f"pkcs11:token=edge?module-path={swtpm.MODULE}&pin-source=file:{pin}"
+        yield token.uri()
         module.stop_all()
 
 
