@@ -12,6 +12,7 @@ import pytest
 
 from edge.cli.main import run
 from edge.errors import EdgeError, TrustError
+from edge.keyring import Unattested
 from edge.node import channelkey
 from edge.node.channelkey import ChannelKey
 from edge.node.home import Home
@@ -20,7 +21,7 @@ from edge.node.node import Node
 from edge.node.rotation import rotate_identity
 from edge.node.sealed import Sealed, open_sealed, provision, reseal
 from edge.node.store import Store
-from tests.node.world import NOW, running
+from tests.node.world import NOW, eventually, running
 from tests.vault.conftest import SoftToken, secret_file, soft_token
 from vault_backends import open_vault
 from vault_backends.pkcs11 import module
@@ -426,12 +427,17 @@ def test_start_while_the_token_that_seals_is_away(soft_token: SoftToken, tmp_pat
     node(world, keep_channel_key=True)
     before = presented(world)
     away = soft_token.files.rename(soft_token.folder / "away")
-    module.stop_all()
-    with pytest.raises((NotFound, DeviceGone)):
-        presented(world)
-    away.rename(soft_token.folder / "tokens" / "back")
-    module.stop_all()
-    assert presented(world) == (*before[:2], 0)
+
+    async def waits() -> bytes:
+        async with running(world.home, "n") as [one]:
+            with pytest.raises(Unattested):
+                one.present()
+            away.rename(soft_token.folder / "tokens" / "back")
+            await eventually(lambda: one._presenter and one._presenter.valid_until, 15)
+            return one.present().secret
+
+    assert asyncio.run(asyncio.wait_for(waits(), 50)) == before[0]
+    assert presented(world)[0] == before[0]
 
 
 def test_the_vault_is_asked_once_for_all_records(
