@@ -70,11 +70,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _describe(item: pytest.Item, params: dict[str, Any], title: str) -> None:
     cell = params["cell"]
     name = params.get("outage_name") or params.get("variant")
+    about, test = item.path.stem, item.name.partition("[")[0]
+    scenario = f"{about}.{test}".replace("test_", "") + (f": {name}" if name else "")
     item.user_properties += [
-        (
-            "scenario",
-            re.sub(r"^test_", "", item.name.partition("[")[0]) + (f": {name}" if name else ""),
-        ),
+        ("scenario", scenario),
         ("title", title + (f": {name}" if name else "")),
         ("environment", cell.environment.name),
         ("kind", str(cell.kind)),

@@ -174,7 +174,7 @@ class _Held:
             "pin": lambda: self.vault.pin(key, data),
             "seal": lambda: self.vault.seal(data, said["aad"].encode()).hex(),
             "unseal": lambda: self.vault.unseal(data, said["aad"].encode()).hex(),
-            "make seal key": self.vault.sealing.provision,
+            "make seal key": lambda: self.vault.sealing.provision(),  # noqa: PLW0108
             "logins": lambda: self.vault.logins,
             "fork": lambda: self.fork(key),
             "many": lambda: asyncio.run(self.many(key, said["tasks"])),

@@ -35,9 +35,10 @@ def outcome(report: pytest.TestReport) -> str:
 
 
 def write(path: Path, found: list[Result]) -> None:
-    """All results, sorted; a later report on the same cell (its tear-down) replaces a pass."""
+    """Put the results into the file, beside those of cells that were not run this time. The same
+    cell again (its tear-down, after a pass) replaces the one before."""
     kept: dict[tuple[str, str, str], Result] = {}
-    for result in found:
+    for result in (read(path) if path.exists() else []) + found:
         kept[(result["scenario"], result["environment"], result["kind"])] = result
     machine = {"python": platform.python_version(), "machine": platform.machine()}
     whole = {"on": machine, "results": [kept[key] for key in sorted(kept)]}
