@@ -73,6 +73,7 @@ test-interop: packages-test $(LEFT)/test
 	$(BIN)/python -m pytest -v -rs tests/interop $(PYTEST)
 
 test-tokens: packages-tokens $(LEFT)/test
+	@$(if $(PYTEST),,rm -f tests/tokens/results.json)
 	$(BIN)/python -m pytest -q -m tokens tests/tokens --tokens-results tests/tokens/results.json $(PYTEST); \
 		status=$$?; $(BIN)/python -m tests.tokens.matrix; exit $$status
 

@@ -32,7 +32,7 @@ CODES = {
 }
 
 
-@scenario("the token answers a signature with", variants=tuple(CODES), quick=("softhsm",))
+@scenario("the token answers a signature with", variants=tuple(CODES))
 def test_error_in_sign(
     hold: Hold, shim: Shim, kind: Kind, label: str, variant: str, figure: Callable[..., None]
 ) -> None:
@@ -49,7 +49,7 @@ def test_error_in_sign(
         vault.delete(key)
 
 
-@scenario("every call fails until the module is started anew", quick=("softhsm", "swtpm"))
+@scenario("every call fails until the module is started anew", quick=("softhsm",))
 def test_stuck(hold: Hold, shim: Shim, kind: Kind, label: str, figure: Callable[..., None]) -> None:
     with hold(module=shim.path) as vault:
         key = vault.generate(kind, label)
@@ -81,7 +81,7 @@ def test_session_count(
         vault.delete(key)
 
 
-@scenario("a signature that does not verify is refused", quick=("softhsm",))
+@scenario("a signature that does not verify is refused")
 def test_faulty_signature(hold: Hold, shim: Shim, kind: Kind, label: str) -> None:
     with hold(module=shim.path) as vault:
         key = vault.generate(kind, label)
@@ -127,7 +127,7 @@ IN = ("C_Sign", "C_Login", "C_Initialize")
 
 
 @pytest.mark.timeout(120)
-@scenario("apart: the module crashes in", variants=IN, quick=("softhsm",))
+@scenario("apart: the module crashes in", variants=IN)
 def test_crash(
     token: Environment,
     hold: Hold,
@@ -150,7 +150,7 @@ def test_crash(
 
 
 @pytest.mark.timeout(180)
-@scenario("apart: the module hangs in C_Sign", quick=("softhsm",))
+@scenario("apart: the module hangs in C_Sign")
 def test_hang(
     token: Environment,
     hold: Hold,

@@ -16,14 +16,12 @@ from tests.tokens.environments import Environment
 from tests.tokens.processes import run
 from vault_backends.vault import Exists, Key, Kind, Misconfigured, NotFound, Refused, VaultError
 
-QUICK = ("softhsm", "swtpm", "nss")
-
 
 SUITE = "tests/vault/test_conformance.py"
 
 
 @pytest.mark.timeout(300)
-@scenario("the conformance suite of vaults", quick=("softhsm",))
+@scenario("the conformance suite of vaults")
 def test_conformance(token: Environment, kind: Kind, figure: Callable[..., None]) -> None:
     pytest_on = [*token.prefix, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     pytest_on += ["--vault-uri", token.uri(), "-k", f"given0 and {kind}"]
@@ -44,7 +42,7 @@ def _names(pytest_on: list[str]) -> list[str]:
     return sorted(names)
 
 
-@scenario("signs; cryptography and openssl verify", quick=QUICK)
+@scenario("signs; cryptography and openssl verify", quick=("softhsm", "swtpm", "nss"))
 def test_sign(hold: Hold, kind: Kind, label: str, tmp_path: Path) -> None:
     with hold() as vault:
         key = vault.generate(kind, label)
@@ -59,7 +57,6 @@ def test_sign(hold: Hold, kind: Kind, label: str, tmp_path: Path) -> None:
 
 @scenario(
     "pkcs11-tool sees the key and signs with it",
-    quick=("softhsm",),
     cannot={"nss": "pkcs11-tool cannot give this module its parameters"},
 )
 def test_the_same_key_for_others(
@@ -83,7 +80,7 @@ def test_the_same_key_for_others(
         vault.delete(key)
 
 
-@scenario("the private value cannot be read, and the attributes say so", quick=QUICK)
+@scenario("the private value cannot be read, and the attributes say so", quick=("softhsm",))
 def test_never_leaves(hold: Hold, kind: Kind, label: str) -> None:
     with hold() as vault:
         key = vault.generate(kind, label)
@@ -94,7 +91,7 @@ def test_never_leaves(hold: Hold, kind: Kind, label: str) -> None:
         vault.delete(key)
 
 
-@scenario("a key that is not the pinned one is refused", quick=("softhsm",))
+@scenario("a key that is not the pinned one is refused")
 def test_pinned(hold: Hold, kind: Kind, label: str) -> None:
     with hold() as vault:
         key = vault.generate(kind, label)
@@ -107,7 +104,7 @@ def test_pinned(hold: Hold, kind: Kind, label: str) -> None:
         vault.delete(key)
 
 
-@scenario("a label that is taken makes nothing", quick=("softhsm",))
+@scenario("a label that is taken makes nothing")
 def test_label_taken(hold: Hold, kind: Kind, label: str) -> None:
     with hold() as vault:
         key = vault.generate(kind, label)
@@ -120,8 +117,8 @@ def test_label_taken(hold: Hold, kind: Kind, label: str) -> None:
 
 @scenario(
     "two keys with one label are refused, with their ids",
-    quick=("softhsm",),
     cannot={"nss": "pkcs11-tool cannot give this module its parameters"},
+    quick=("softhsm",),
 )
 def test_duplicate_labels(token: Environment, hold: Hold, kind: Kind, label: str) -> None:
     curve = "EC:edwards25519" if kind is Kind.ED25519 else "EC:prime256v1"
@@ -139,7 +136,7 @@ def test_duplicate_labels(token: Environment, hold: Hold, kind: Kind, label: str
             token.tool("--delete-object", "--type", what, "--id", key_id)
 
 
-@scenario("a key made by another process is found", quick=("softhsm", "swtpm"))
+@scenario("a key made by another process is found")
 def test_key_of_another_process(hold: Hold, kind: Kind, label: str) -> None:
     with hold() as first, hold() as second:
         key = first.generate(kind, label)
@@ -174,9 +171,7 @@ def test_deleted_behind_the_back(token: Environment, hold: Hold, kind: Kind, lab
         assert key not in vault.keys()  # noqa: SIM118 - not a map
 
 
-@scenario(
-    "an unknown token is named, and those that are there are listed", quick=("softhsm", "swtpm")
-)
+@scenario("an unknown token is named, and those that are there are listed")
 def test_unknown_token(token: Environment, hold: Hold, kind: Kind) -> None:
     with hold(token.uri("token=elsewhere")) as vault:
         with pytest.raises(NotFound, match="elsewhere") as caught:
@@ -186,8 +181,8 @@ def test_unknown_token(token: Environment, hold: Hold, kind: Kind) -> None:
 
 @scenario(
     "several tokens match: all are listed, none is used",
-    quick=("softhsm",),
     cannot={"nss": "one token per database"},
+    quick=("softhsm",),
 )
 def test_several_tokens(fresh: Environment, cell: Cell) -> None:
     from tests.tokens.holder import Holder  # noqa: PLC0415
@@ -213,7 +208,7 @@ def test_many_tasks(hold: Hold, kind: Kind, label: str) -> None:
         vault.delete(key)
 
 
-@scenario("cancelled tasks disturb nobody", quick=("softhsm",))
+@scenario("cancelled tasks disturb nobody")
 def test_cancelled(hold: Hold, kind: Kind, label: str) -> None:
     with hold() as vault:
         key = vault.generate(kind, label)

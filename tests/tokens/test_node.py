@@ -95,7 +95,7 @@ async def _channels(port: int, identifier: str, count: int, *, at_once: int) -> 
     return slowest
 
 
-@scenario("1,000 channels of a node: no signature, no login", quick=("softhsm",))
+@scenario("1,000 channels of a node: no signature, no login")
 def test_no_signature_per_channel(stand: Stand, figure: Callable[..., None]) -> None:
     stand.start(seconds=86_400)
     watched = ("C_Sign", "C_SignInit", "C_Login", "C_Initialize")
@@ -107,7 +107,7 @@ def test_no_signature_per_channel(stand: Stand, figure: Callable[..., None]) -> 
     figure("logins_from_start_to_end", before["C_Login"])
 
 
-@scenario("a slow token, 2 s per signature: 50 channels open meanwhile", quick=("softhsm",))
+@scenario("a slow token, 2 s per signature: 50 channels open meanwhile")
 def test_slow_token(stand: Stand, figure: Callable[..., None]) -> None:
     stand.start(seconds=15)  # renewed after 10, and valid while that takes 2
     port = stand.nodes.port
@@ -153,7 +153,7 @@ def _lines(stand: Stand) -> int:
     return len(stand.nodes.log.read_text().splitlines())
 
 
-@scenario("a node with an open tunnel, the token gone and back", quick=("softhsm",))
+@scenario("a node with an open tunnel, the token gone and back")
 def test_outage(
     stand: Stand, outage: Outage, outage_name: str, figure: Callable[..., None]
 ) -> None:
@@ -207,7 +207,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-@scenario("the PIN appears nowhere", quick=("softhsm", "swtpm"))
+@scenario("the PIN appears nowhere", quick=("softhsm",))
 def test_canary(stand: Stand, token: Environment, tmp_path: Path) -> None:
     """In no log, error, command line, environment, dump of core, help or `node show`."""
     stand.start()

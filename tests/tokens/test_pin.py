@@ -78,7 +78,7 @@ def test_wrong_pin_once(token: Environment, attempts: Attempts) -> None:
     assert attempts.logins == 2
 
 
-@scenario("a wrong PIN in one process asked ten times: 1 login", quick=("softhsm",))
+@scenario("a wrong PIN in one process asked ten times: 1 login")
 def test_wrong_pin_asked_again(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.wrong_pin())
     with attempts.process() as vault:
@@ -115,7 +115,7 @@ def test_crash_in_login_with_a_wrong_pin(token: Environment, attempts: Attempts)
     _forgive(token)
 
 
-@scenario("power cut in the login, the PIN is right: the next process works", quick=("softhsm",))
+@scenario("power cut in the login, the PIN is right: the next process works")
 def test_crash_in_login_with_the_right_pin(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.pin)
     attempts.shim.on("C_Login", "crash")
@@ -125,7 +125,7 @@ def test_crash_in_login_with_the_right_pin(token: Environment, attempts: Attempt
     assert attempts.logins == 2
 
 
-@scenario("two power cuts in the login: no third login", quick=("softhsm",))
+@scenario("two power cuts in the login: no third login")
 def test_crash_in_each_login(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.pin)
     attempts.shim.on("C_Login", "crash", always=True)
@@ -137,7 +137,7 @@ def test_crash_in_each_login(token: Environment, attempts: Attempts) -> None:
     assert attempts.logins == 2
 
 
-@scenario("flags say locked: no login", quick=("softhsm",))
+@scenario("flags say locked: no login")
 def test_locked(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.pin)
     attempts.shim.on("C_GetTokenInfo", "flags", LOCKED, always=True)

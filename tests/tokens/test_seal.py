@@ -25,7 +25,7 @@ def _prepared(hold: Hold, cell: Cell) -> Holder:
     return vault
 
 
-@scenario("seals and unseals, also in another process", quick=("softhsm", "swtpm"))
+@scenario("seals and unseals, also in another process", quick=("softhsm",))
 def test_seal(hold: Hold, cell: Cell, token: Environment, figure: Callable[..., None]) -> None:
     with _prepared(hold, cell) as vault:
         blob = vault.ask("seal", data=SECRET.hex(), aad="identity")
@@ -36,7 +36,7 @@ def test_seal(hold: Hold, cell: Cell, token: Environment, figure: Callable[..., 
         assert bytes.fromhex(other.ask("unseal", data=blob, aad="identity")) == SECRET
 
 
-@scenario("sealed for something else: refused", quick=("softhsm",))
+@scenario("sealed for something else: refused")
 def test_wrong_aad(hold: Hold, cell: Cell) -> None:
     with _prepared(hold, cell) as vault:
         blob = vault.ask("seal", data=SECRET.hex(), aad="identity")
