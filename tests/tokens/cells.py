@@ -32,8 +32,8 @@ def scenario(
 ) -> pytest.MarkDecorator:
     """Marks a test with the argument `cell` as a scenario; with the argument `outage` it is one for
     each way in which the token can go away, with `variant` one for each of `variants`. `quick`: slugs
-    of the environments in which `make test` runs it. `only`: the only ones that have such a thing.
-    `cannot`: slug of an environment -> why it is left out there."""
+    of the environments, or cells, in which `make test` runs it. `only`: the only ones that have such
+    a thing. `cannot`: slug of an environment -> why it is left out there."""
     return pytest.mark.scenario(
         title=title, variants=variants, quick=quick, only=only, cannot=cannot or {}
     )

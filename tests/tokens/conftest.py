@@ -40,7 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         slug = cell.environment.slug
         if marker.kwargs["only"] and slug not in marker.kwargs["only"]:
             continue
-        marks = [pytest.mark.quick] if slug in marker.kwargs["quick"] else []
+        chosen = {slug, str(cell)} & set(marker.kwargs["quick"])
+        marks = [pytest.mark.quick] if chosen else []
         if why := marker.kwargs["cannot"].get(slug):
             marks.append(pytest.mark.skip(reason=f"cannot: {why}"))
         variants = marker.kwargs["variants"]

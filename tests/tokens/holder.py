@@ -181,6 +181,7 @@ class _Held:
             "cancelled": lambda: asyncio.run(self.cancelled(key)),
             "read private": lambda: self.read_private(key),
             "rss": rss_kib,
+            "time": lambda: self.time(key, said["seconds"]),
         }
         return plain[said["do"]]()
 
@@ -228,6 +229,16 @@ class _Held:
             return (await keyring.sign(key, b"after")).hex()
         finally:
             await keyring.close()
+
+    def time(self, key: Key, seconds: float) -> list[float]:
+        """Signatures one after the other for so long; the seconds that each took."""
+        times: list[float] = []
+        stop = time.monotonic() + seconds
+        while time.monotonic() < stop or len(times) < 5:
+            began = time.perf_counter()
+            self.vault.sign(key, b"x" * 64)
+            times.append(time.perf_counter() - began)
+        return times
 
     def read_private(self, key: Key) -> str:
         """Ask the module itself for the private value, by a session without our care."""

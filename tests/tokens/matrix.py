@@ -133,16 +133,33 @@ def summary(results: list[Result]) -> str:
 
 
 def table(results: list[Result]) -> str:
-    """Scenarios by tokens, in Markdown. A column per token and kind of key that it can hold."""
+    """Scenarios by tokens, in Markdown. A column per token and kind of key that it can hold, a row
+    per test; what it was tried with (faults, ways to go away) is counted."""
     held = [column for column in columns() if column in _held()]
-    kept = [columns().index(column) for column in held]
     names = [f"{name}<br>{kind}" for name, kind in held]
     lines = ["| scenario | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for title, outcomes in rows(results):
-        lines.append(f"| {title} | " + " | ".join(short(outcomes[n]) for n in kept) + " |")
-    return "\n".join(
-        [*lines, "", f"{summary(results)}. `-`: the token has no such thing; `·`: not tried."]
-    )
+    for scenario in sorted({_test(result) for result in results}):
+        same = [result for result in results if _test(result) == scenario]
+        title = same[0]["title"]
+        if ": " in same[0]["scenario"]:
+            title = title.removesuffix(": " + same[0]["scenario"].partition(": ")[2])
+        cells = [_counted(same, column) for column in held]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    legend = f"{summary(results)}. -: the token has no such thing; ·: not tried."
+    return "\n".join([*lines, "", legend])
+
+
+def _test(result: Result) -> str:
+    return str(result["scenario"]).partition(": ")[0]
+
+
+def _counted(same: list[Result], column: tuple[str, str]) -> str:
+    """What came of one test in one column: a word, or how many of how many passed."""
+    here = [one for one in same if (one["environment"], one["kind"]) == column]
+    said = [short(one["outcome"]) for one in here]
+    if len(set(said)) == 1:
+        return said[0] if len(said) == 1 or said[0] != "pass" else f"{len(said)} pass"
+    return f"{said.count('pass')} of {len(said)}" if said else "·"
 
 
 def in_readme(text: str) -> str:

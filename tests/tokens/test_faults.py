@@ -49,7 +49,7 @@ def test_error_in_sign(
         vault.delete(key)
 
 
-@scenario("every call fails until the module is started anew", quick=("softhsm",))
+@scenario("every call fails until the module is started anew", quick=("softhsm-ed25519",))
 def test_stuck(hold: Hold, shim: Shim, kind: Kind, label: str, figure: Callable[..., None]) -> None:
     with hold(module=shim.path) as vault:
         key = vault.generate(kind, label)
@@ -61,7 +61,7 @@ def test_stuck(hold: Hold, shim: Shim, kind: Kind, label: str, figure: Callable[
         vault.delete(key)
 
 
-@scenario("no session is free at first", quick=("softhsm",))
+@scenario("no session is free at first", quick=("softhsm-ed25519",))
 def test_session_count(
     hold: Hold, shim: Shim, kind: Kind, label: str, figure: Callable[..., None]
 ) -> None:
@@ -93,7 +93,7 @@ def test_faulty_signature(hold: Hold, shim: Shim, kind: Kind, label: str) -> Non
         vault.delete(key)
 
 
-@scenario("gone and back", quick=("softhsm", "swtpm"))
+@scenario("gone and back", quick=("softhsm-ed25519", "swtpm"))
 def test_outage(
     token: Environment,
     hold: Hold,
@@ -169,7 +169,7 @@ def test_hang(
 
 
 @pytest.mark.timeout(120)
-@scenario("apart: the process of the module is killed", quick=("softhsm",))
+@scenario("apart: the process of the module is killed", quick=("softhsm-ed25519",))
 def test_killed(
     token: Environment,
     hold: Hold,

@@ -16,7 +16,6 @@ from tests.tokens.environments import Environment
 from tests.tokens.processes import run
 from vault_backends.vault import Exists, Key, Kind, Misconfigured, NotFound, Refused, VaultError
 
-
 SUITE = "tests/vault/test_conformance.py"
 
 

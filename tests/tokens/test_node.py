@@ -195,7 +195,7 @@ def test_fault(stand: Stand, variant: str, figure: Callable[..., None]) -> None:
     _ride_out(stand, away, back, figure)
 
 
-@scenario("a real login of a node: one from start to end, over 5 renewals", quick=("softhsm",))
+@scenario("a real login of a node: one from start to end, over 5 renewals")
 def test_one_login(stand: Stand) -> None:
     stand.start()
     logins, signs = stand.shim.count("C_Login"), stand.shim.count("C_SignInit")
@@ -207,7 +207,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-@scenario("the PIN appears nowhere", quick=("softhsm",))
+@scenario("the PIN appears nowhere", quick=("softhsm-ed25519",))
 def test_canary(stand: Stand, token: Environment, tmp_path: Path) -> None:
     """In no log, error, command line, environment, dump of core, help or `node show`."""
     stand.start()

@@ -63,7 +63,9 @@ def attempts(token: Environment, shim: Shim, tmp_path: Path) -> Attempts:
     return Attempts(token, shim, tmp_path)
 
 
-@scenario("a wrong PIN: 1 login in 4 processes, until it is corrected", quick=("softhsm", "swtpm"))
+@scenario(
+    "a wrong PIN: 1 login in 4 processes, until it is corrected", quick=("softhsm-ed25519", "swtpm")
+)
 def test_wrong_pin_once(token: Environment, attempts: Attempts) -> None:
     before = token.wrong_pins() if isinstance(token, Tpm) else None
     attempts.give(token.wrong_pin())
@@ -89,7 +91,7 @@ def test_wrong_pin_asked_again(token: Environment, attempts: Attempts) -> None:
     _forgive(token)
 
 
-@scenario("a wrong PIN in two processes at the same moment: 1 login", quick=("softhsm",))
+@scenario("a wrong PIN in two processes at the same moment: 1 login", quick=("softhsm-ed25519",))
 def test_two_processes(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.wrong_pin())
     attempts.shim.on("C_Login", "delay", 500, always=True)
@@ -103,7 +105,10 @@ def test_two_processes(token: Environment, attempts: Attempts) -> None:
     _forgive(token)
 
 
-@scenario("power cut in the login, the PIN is wrong: one more login, then none", quick=("softhsm",))
+@scenario(
+    "power cut in the login, the PIN is wrong: one more login, then none",
+    quick=("softhsm-ed25519",),
+)
 def test_crash_in_login_with_a_wrong_pin(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.wrong_pin())
     attempts.shim.on("C_Login", "crash-after")
@@ -145,7 +150,7 @@ def test_locked(token: Environment, attempts: Attempts) -> None:
     assert attempts.logins == 0
 
 
-@scenario("flags say final try: no login", quick=("softhsm",))
+@scenario("flags say final try: no login", quick=("softhsm-ed25519",))
 def test_final_try(token: Environment, attempts: Attempts) -> None:
     attempts.give(token.pin)
     attempts.shim.on("C_GetTokenInfo", "flags", FINAL_TRY | COUNT_LOW, always=True)

@@ -25,7 +25,7 @@ def _prepared(hold: Hold, cell: Cell) -> Holder:
     return vault
 
 
-@scenario("seals and unseals, also in another process", quick=("softhsm",))
+@scenario("seals and unseals, also in another process", quick=("softhsm-ed25519",))
 def test_seal(hold: Hold, cell: Cell, token: Environment, figure: Callable[..., None]) -> None:
     with _prepared(hold, cell) as vault:
         blob = vault.ask("seal", data=SECRET.hex(), aad="identity")
@@ -54,7 +54,8 @@ def test_wrong_aad(hold: Hold, cell: Cell) -> None:
 
 
 @scenario(
-    "a copied disk does not open with another token of the same kind and PIN", quick=("softhsm",)
+    "a copied disk does not open with another token of the same kind and PIN",
+    quick=("softhsm-ed25519",),
 )
 def test_copied_disk(hold: Hold, cell: Cell, token: Environment, tmp_path: Path) -> None:
     with _prepared(hold, cell) as vault:
