@@ -25,6 +25,7 @@ _PAIR = re.compile(r'\? !!(?:int|str) "([^"]*)"\s*: !!(?:int|str|bool) "([^"]*)"
 _CLASS, _LABEL = "0", "3"
 _PRIVATE = "3"  # CKO_PRIVATE_KEY
 _AUTH, _PUBLIC_BLOB, _PRIVATE_BLOB = "2399141889", "2399141890", "2399141891"
+_BLOBS = {_PUBLIC_BLOB, _PRIVATE_BLOB}
 
 
 class StoredKey(NamedTuple):
@@ -80,7 +81,7 @@ def find_key(folder: Path, token: str | None, label: str, point: bytes) -> Store
     try:
         with _Opened(path) as database:
             return _find(database, token, label, point)
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, KeyError) as error:
         raise Misconfigured(
             f"{path} is no store of tpm2-pkcs11 that is known here: {error}"
         ) from None
@@ -112,7 +113,7 @@ def _find(database: sqlite3.Connection, token: str | None, label: str, point: by
     for attributes, *row in database.execute(_KEYS, (token,)):
         pairs = dict(_PAIR.findall(attributes))
         named = bytes.fromhex(pairs.get(_LABEL, "")) == label.encode()
-        if pairs.get(_CLASS) != _PRIVATE or not named or _PRIVATE_BLOB not in pairs:
+        if pairs.get(_CLASS) != _PRIVATE or not named or not pairs.keys() >= _BLOBS:
             continue
         found = _stored(pairs, *row)
         # Labels repeat; the point is the key. It is the end of its public area: two sized halves.
