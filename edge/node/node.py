@@ -280,8 +280,11 @@ class Node:
         return kept
 
     async def _look_again(self) -> None:
-        """The token came back: is it ours, and does it hold our key?"""
+        """The token came back: is it ours, and does it hold our key? Another command may have rotated
+        that key meanwhile: then the new one is asked for."""
         assert self._keyring is not None
+        with suppress(EdgeError):  # a history that cannot be followed does not stop what we have
+            await self.follower.follow()
         await self._keyring.run(check_held, self._keyring.vault, self.identity)
         if self._keeps_key and self._channel_key is None:
             await self._kept()

@@ -19,7 +19,7 @@ from edge.errors import ConfigError, EdgeError, TrustError
 from edge.identity.history import ChangeHistory, Identifier
 from edge.node.clock import BUILD_DATE, LIFETIME
 from edge.node.home import Home
-from edge.node.identities import load
+from edge.node.identities import create_identity, load
 from edge.node.keys import Identity, changing
 from edge.node.node import Node
 from edge.node.rotation import Follower, rotate_identity, rotation_due
@@ -36,9 +36,11 @@ from tests.node.world import (
     talk,
     target,
 )
+from tests.vault.conftest import SoftToken, soft_token
 from vault_backends import open_vault
 from vault_backends.vault import DeviceGone, VaultError
 
+__all__ = ["soft_token"]
 ROOT = Path(__file__).parents[2]
 SOFTHSM = shutil.which("softhsm2-util")
 WALKS = list(itertools.product(("rotate", "create"), ("software", "softhsm"), ("node", "next")))
@@ -263,6 +265,33 @@ def test_a_node_whose_token_is_away_follows_when_it_is_back(tmp_path: Path) -> N
             assert (await a.show())["identity_behind"] is None
             await meet(peer, a)
             assert changes(peer, str(a.identity.history.identifier)) == 2
+
+    run(test, tmp_path)
+
+
+def test_a_node_on_a_token_follows(tmp_path: Path, soft_token: SoftToken) -> None:
+    """Rotated by another process, without a word to the node; then the token fails at the node's next
+    signature, for the key is gone. What brings the token back finds the new key."""
+
+    async def test(home: Home) -> None:
+        home.prepare()
+        make_node(home, "peer")
+        with closing(Store(home.database)) as store:
+            made = create_identity(store, home, "a", vault=soft_token.uri(), now=NOW)
+            store.add_node("a", identity="a")
+        async with running(home, "a", "peer") as (a, peer):
+            await meet(peer, a)
+            await asyncio.to_thread(rotate, home, "a")
+            assert a._presenter is not None
+            with pytest.raises(VaultError):
+                await a._presenter._renew()
+            await eventually(lambda: len(a.identity.history.changes) == 2, 20)
+            await meet(peer, a)
+            await meet(a, peer)
+            assert changes(peer, made.identifier) == 2
+            await rotated(a)
+            await meet(peer, a)
+            assert changes(peer, made.identifier) == 3
 
     run(test, tmp_path)
 
