@@ -80,6 +80,8 @@ class Link(asyncio.BufferedProtocol, Flow):
         self._pressed: set[Link] = set()
         self._full = False
         self._stall: asyncio.TimerHandle | None = None
+        self._connected = False
+        """False for the turn of the loop between a listener's accept and connection_made()."""
 
     # -- Flow
 
@@ -109,6 +111,10 @@ class Link(asyncio.BufferedProtocol, Flow):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.closed:
+            self._transport.abort()
+            return
+        self._connected = True
         self._loop = asyncio.get_running_loop()
         self._transport.set_write_buffer_limits(HIGH, LOW)
         sock: socket.socket = transport.get_extra_info("socket")
@@ -224,18 +230,22 @@ class Link(asyncio.BufferedProtocol, Flow):
         """Close the connection; what was sent before still leaves, if the peer takes it in time."""
         if not self.closed:
             self._end(reason)
-            self._transport.close()
-            if self._transport.get_write_buffer_size():
-                self._watch(None)
+            if self._connected:
+                self._transport.close()
+                if self._transport.get_write_buffer_size():
+                    self._watch(None)
 
     def abort(self, reason: str) -> None:
         """Close the connection at once, without waiting for a peer that takes nothing."""
         if not self.closed:
             self._end(reason)
-            self._transport.abort()
+            if self._connected:
+                self._transport.abort()
 
     def overdue(self, now: float, limits: Limits) -> str | None:
         """Why this link should go, if it should."""
+        if not self._connected:
+            return None
         if self.started is not None and not self.held:
             allowed = STARTED + (self.received - self._started_with) / SLOWEST
             if now - self.started > allowed:
@@ -257,10 +267,11 @@ class Link(asyncio.BufferedProtocol, Flow):
             return
         self.closed = True
         log.debug("link %s ends: %s", self.remote, reason)
-        self._greeting.cancel()
+        if self._connected:
+            self._greeting.cancel()
+            self._router.remove(self.address)
         if self._stall is not None:
             self._stall.cancel()
-        self._router.remove(self.address)
         self.forget()
         pressed, self._pressed = self._pressed, set()
         for link in pressed:

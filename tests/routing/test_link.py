@@ -538,3 +538,21 @@ def test_any_bytes_cost_at_most_their_own_connection(pieces: list[bytes], polite
             assert await bystander.alive()
 
     asyncio.run(main())
+
+
+@play
+async def test_a_sweep_between_accepting_and_connecting(net: Net) -> None:
+    """The listener knows of a link one turn of the loop before its socket does."""
+    hub = await net.hub()
+    listener = hub.listener
+    assert listener is not None
+    link = listener.accept(hub.router, frozenset())
+    assert isinstance(link, Link)
+    listener._sweep()
+    assert not link.closed
+    link.close("the node stops")
+    listener._sweep()
+    ours, _ = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+    await until(transport.is_closing)
+    assert link not in listener.links
