@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from edge.authority.changes import Told, decode_told, encode_question
 from edge.authority.service import ACCEPTOR, CHANGES, CREDENTIALS, ISSUER, MEMBERS
 from edge.errors import ApiError
 from edge.identity import authority_api as api
@@ -13,7 +13,6 @@ from edge.identity.credential import Credential
 from edge.identity.history import Identifier
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
-from edge.wire import cbor
 from edge.wire.api import Method, Request, Response, Status
 from edge.wire.route import Address, Route
 
@@ -23,14 +22,6 @@ ALREADY = "already a member"
 
 class AlreadyMember(ApiError):
     """The ticket was not spent: we are in already."""
-
-
-class Changed(NamedTuple):
-    """A member that was removed, or whose attributes are other ones, at a time of the authority's."""
-
-    identifier: Identifier
-    removed: bool
-    at: int
 
 
 class Client:
@@ -81,14 +72,10 @@ class Client:
         """All whom we may delete, but ourselves."""
         await self._ask(MEMBERS, Method.DELETE, "/members")
 
-    async def changes(self, since: int) -> tuple[int, list[Changed]]:
-        """The number to ask with next time, and whom the authority says something else of since
-        `since`. Our own authorities only."""
-        body = await self._body(CHANGES, Method.POST, "/", cbor.encode({1: since}))
-        fields = cbor.as_map(cbor.decode(body))
-        return cbor.as_int(fields.get(1)), [
-            _changed(cbor.as_list(item, 3)) for item in cbor.as_list(fields.get(2))
-        ]
+    async def changes(self, since: int) -> Told:
+        """Members that were removed or changed after the number `since`, when there are some, or after
+        changes.PATIENCE seconds. Our own authorities and hubs only."""
+        return decode_told(await self._body(CHANGES, Method.POST, "/", encode_question(since)))
 
     async def _body(
         self, service: bytes, method: Method, path: str, body: bytes | None = None
@@ -108,11 +95,6 @@ class Client:
         if response.status is Status.OK:
             return response.body
         raise _refusal(service, response)
-
-
-def _changed(item: list[cbor.Value]) -> Changed:
-    identifier = Identifier(cbor.as_bytes(item[0]))
-    return Changed(identifier, cbor.as_bool(item[1]), cbor.as_int(item[2]))
 
 
 def _refusal(service: bytes, response: Response) -> ApiError:

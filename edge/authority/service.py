@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from edge.authority import rights as rights_
+from edge.authority.changes import Bulletin, decode_question, encode_told
 from edge.authority.issuer import Issuer
 from edge.authority.registry import Member, Redemption, Registry, Token, code_hash
 from edge.authority.rights import Rights, is_enroller, unfit
@@ -26,7 +27,6 @@ from edge.routing.hop import Message
 from edge.routing.reach import Origin, Wiring
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
-from edge.wire import cbor
 from edge.wire.api import Failure, Method, Request, Response, Status
 from edge.wire.route import Route
 from vault_backends.vault import VaultError
@@ -45,6 +45,10 @@ AT_ONCE = 1024
 """Requests in progress; more are dropped, and their clients ask again."""
 PER_CALLER = 8
 """Of them by one identity."""
+WAITING, PER_WAITER = 20_000, 4
+"""The same for those who wait for changes of members."""
+LOOK = 1.0
+"""Seconds between two looks for changes by another process."""
 _REFERENCE = string.ascii_letters + string.digits
 
 
@@ -93,6 +97,7 @@ class Authority:
     ) -> None:
         """`attributes_of`: what the account authority says of somebody, None for nothing."""
         self.registry = registry
+        self.bulletin = Bulletin()
         self.answered: Counter[str] = Counter()
         """By the name of the status."""
         self._issuer, self._settings, self._clock = issuer, settings, clock
@@ -101,7 +106,9 @@ class Authority:
         self._identifier = issuer.history.identifier
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: Counter[Identifier] = Counter()
+        self._waiting: Counter[Identifier] = Counter()
         self._desks = self._opened()
+        self._watching = asyncio.create_task(self._watch(), name="watch the registry")
 
     def _opened(self) -> list[_Desk]:
         desks: list[tuple[bytes, Serve]] = [
@@ -122,9 +129,10 @@ class Authority:
         for desk in self._desks:
             self._router.remove(desk.address)
             self._wiring.shut(desk.address)
-        for task in self._tasks:
+        ending = [*self._tasks, self._watching]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         await self.registry.close()
 
     # -- one request
@@ -142,10 +150,12 @@ class Authority:
             failure = Failure(message="secure channel required")
             self._reply(desk, kept, Response(_id(), 0, Status.BAD_REQUEST, failure.encode()))
             return
-        if len(self._tasks) >= AT_ONCE or self._busy[channel.peer] >= PER_CALLER:
+        busy = self._waiting if desk.address == CHANGES else self._busy
+        most, each = (WAITING, PER_WAITER) if busy is self._waiting else (AT_ONCE, PER_CALLER)
+        if busy.total() >= most or busy[channel.peer] >= each:
             log.warning("too many requests at once: one of %s is dropped", channel.peer)
             return
-        self._busy[channel.peer] += 1
+        busy[channel.peer] += 1
         task = asyncio.create_task(self._answer(desk, request, channel, kept))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -168,9 +178,10 @@ class Authority:
                 channel.peer, request, Status.INTERNAL_SERVER_ERROR, "the authority has a problem"
             )
         finally:
-            self._busy[channel.peer] -= 1
-            if not self._busy[channel.peer]:
-                del self._busy[channel.peer]
+            busy = self._waiting if desk.address == CHANGES else self._busy
+            busy[channel.peer] -= 1
+            if not busy[channel.peer]:
+                del busy[channel.peer]
         self.answered[response.status.name if response.status else ""] += 1
         self._reply(desk, message, response)
 
@@ -285,6 +296,7 @@ class Authority:
         await self.registry.put(
             Member(wanted.identifier, _bytes(wanted.attributes), call.caller, self._clock())
         )
+        await self.post()
         log.info("member %s: added by %s", wanted.identifier, call.caller)
         return None
 
@@ -319,21 +331,31 @@ class Authority:
 
     async def _remove(self, identifier: Identifier, caller: Identifier) -> None:
         if await self.registry.remove(identifier, self._clock()):
+            await self.post()
             log.info("member %s: removed by %s", identifier, caller)
 
     # -- what changed
 
     async def _changes(self, call: Call) -> bytes | None:
-        """`{1: since}` -> `{1: latest, 2: [[identifier, removed, at], …]}`; for members only."""
+        """For members only; answered when there is something to tell (changes.py)."""
         if not call.rights.member:
             raise Refused("unauthorized member")
-        fields = cbor.as_map(cbor.decode(call.request.body or b""))
-        since = cbor.as_int(fields.get(1))
-        changes = await self.registry.changes(since)
-        latest = max([since, *(change.number for change in changes)])
-        return cbor.encode(
-            {1: latest, 2: [[change.identifier, change.removed, change.at] for change in changes]}
-        )
+        return encode_told(await self.bulletin.since(decode_question(call.request.body)))
+
+    async def _watch(self) -> None:
+        """Another authority process may use the same registry."""
+        while True:
+            try:
+                await self.post()
+            except EdgeError as error:
+                log.warning("cannot look for changes of members: %s", error)
+            await asyncio.sleep(LOOK)
+
+    async def post(self) -> None:
+        """Tell those who wait what the registry has that is new."""
+        if await self.registry.latest_change() > self.bulletin.number:
+            for change in await self.registry.changes(self.bulletin.number):
+                self.bulletin.post(change)
 
 
 class _Desk:

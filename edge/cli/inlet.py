@@ -6,8 +6,17 @@ from typing import Any
 import click
 
 from edge.cli import client, resource
-from edge.cli.arguments import Address, Duration, HostPort, Identifier, Name, Route
+from edge.cli.arguments import (
+    Address,
+    Duration,
+    HostPort,
+    Identifier,
+    Name,
+    Route,
+    parse_name,
+)
 from edge.cli.main import Noun
+from edge.cli.node import on_demand
 from edge.cli.output import Result, note
 from edge.cli.resource import all_option, at_option, yes_option
 
@@ -34,7 +43,11 @@ def tcp_inlet() -> None:
 @click.option(
     "--from", "bind", type=Address(), default="127.0.0.1:0", help="[HOST:]PORT to listen on."
 )
-@click.option("--to", type=Route(), required=True, help="The route to the outlet.")
+@click.option(
+    "--to", required=True, metavar="ROUTE|SERVICE",
+    help="The route to the outlet; or the name of one in this project.",
+)  # fmt: skip
+@click.option("--via", type=Name("relay"), help="The relay that leads there; needs a SERVICE.")
 @at_option()
 @click.option("--authorized", type=Identifier(), help="The only identity accepted at the far end.")
 @click.option("--hub-authorized", type=Identifier(), help="The only identity accepted on the way.")
@@ -48,6 +61,7 @@ def create(
     name: str | None,
     bind: HostPort,
     to: str,
+    via: str | None,
     at: str | None,
     authorized: str | None,
     hub_authorized: str | None,
@@ -57,11 +71,12 @@ def create(
     no_connection_wait: bool,
 ) -> Result:
     """Listen on a local port and carry what arrives to an outlet."""
-    node = client.node_name(at)
+    way = _way(to, via)
+    node = on_demand(at)
     body = {
         "name": alias or name,
         "from": str(bind),
-        "to": client.resolved(to),
+        "to": client.resolved(way),
         "authorized": authorized,
         "hub_authorized": hub_authorized,
         "allow": allow,
@@ -74,6 +89,24 @@ def create(
     if status["status"] != "Up" and not no_connection_wait and not sys.stdout.isatty():
         note(text.strip())
     return Result(text=text, machine=status["bind_addr"], json=status)
+
+
+def _way(to: str, via: str | None) -> str:
+    """A service by name is behind a relay of the project's hub, as with stock."""
+    name = to.removeprefix("/service/")
+    if "/" not in name:
+        try:
+            service = parse_name(name, "service")
+        except ValueError as error:
+            raise click.UsageError(f"--to: {error}") from None
+        relay = f"/project/default/service/forward_to_{via or 'default'}"
+        return f"{relay}/secure/api/service/{service}"
+    if via is not None:
+        raise click.UsageError("--via goes with the name of a service, not with a whole route")
+    try:
+        return Route().parse(to)
+    except ValueError as error:
+        raise click.UsageError(f"--to: {error}") from None
 
 
 def _created(node: str, status: dict[str, Any]) -> str:

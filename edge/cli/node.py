@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli import client, local
-from edge.cli.arguments import NODE, Address, HostPort, Name
+from edge.cli.arguments import NODE, Address, HostPort, Name, Route
 from edge.cli.main import Noun
 from edge.cli.output import ABSENT, Result, confirm, done, lines, listing, note, settings
 from edge.cli.resource import all_option, unnamed, yes_option
@@ -40,6 +40,11 @@ def node() -> None:
     is_flag=True,
     help="Present the same channel key after a restart: it is kept, sealed, on the disk.",
 )
+@click.option("--project", metavar="NAME", help="Its fleet; without it, the default project.")
+@click.option("--no-project", is_flag=True, help="It belongs to no fleet.")
+@click.option("--authority-identity", metavar="HEX", help="Whose credentials count: its history.")
+@click.option("--authority-route", type=Route(), help="Where our own credential comes from.")
+@click.option("--credential-scope", metavar="TEXT", help="Under which our own one is stored.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay attached until the node ends.")
 @click.option(
     "-e", "--exit-on-eof", is_flag=True, help="End with standard input; needs --foreground."
@@ -50,15 +55,74 @@ def create(
     listener: HostPort,
     no_tcp_listener: bool,
     keep_channel_key: bool,
+    project: str | None,
+    no_project: bool,
+    authority_identity: str | None,
+    authority_route: str | None,
+    credential_scope: str | None,
     foreground: bool,
     exit_on_eof: bool,
 ) -> Result:
     """Make a node and start it."""
     if exit_on_eof and not foreground:
         raise click.UsageError("--exit-on-eof needs --foreground")
-    name = name or f"node-{os.urandom(4).hex()}"
+    trusted = _trust(project, no_project, authority_identity, authority_route, credential_scope)
+    kept = trusted | ({"keep_channel_key": True} if keep_channel_key else {})
     at = None if no_tcp_listener else str(listener)
-    made = _recorded(name, identity, at, {"keep_channel_key": True} if keep_channel_key else {})
+    return _made(name or f"node-{os.urandom(4).hex()}", identity, at, kept, foreground, exit_on_eof)
+
+
+def _trust(
+    project: str | None,
+    no_project: bool,
+    authority: str | None,
+    route: str | None,
+    scope: str | None,
+) -> dict[str, Any]:
+    """Whose word counts for the node: what is kept of it (05 §2.5)."""
+    if sum((project is not None, no_project, authority is not None)) > 1:
+        raise click.UsageError(
+            "--project, --no-project and --authority-identity exclude each other"
+        )
+    if authority is None:
+        if route or scope:
+            raise click.UsageError("--authority-route and --credential-scope need the authority")
+        return {} if no_project else _project(project)
+    if route and not scope:
+        raise click.UsageError("--authority-route needs --credential-scope")
+    from edge.node.trustcontext import read_history  # noqa: PLC0415
+
+    history = read_history(authority).encoded.hex()
+    given = {"history": history, "route": route, "scope": scope}
+    return {"authority": {key: value for key, value in given.items() if value is not None}}
+
+
+def _project(wanted: str | None) -> dict[str, Any]:
+    with local.store() as store:
+        found = store.project(wanted) if wanted else store.default_project()
+    return {} if found is None else {"project": found.name}
+
+
+def on_demand(at: str | None) -> str:
+    """The name of the node to make something on: the one that is named, the default one, or, where
+    there is none at all, one that is made now. It listens nowhere."""
+    with local.store() as store:
+        if at is not None or store.default_node() is not None:
+            return client.node_name(at)
+    _made("default", None, None, _project(None), foreground=False, exit_on_eof=False)
+    note("node default was made")
+    return "default"
+
+
+def _made(
+    name: str,
+    identity: str | None,
+    at: str | None,
+    kept: dict[str, Any],
+    foreground: bool,
+    exit_on_eof: bool,
+) -> Result:
+    made = _recorded(name, identity, at, kept)
     try:
         _started(name, foreground=foreground, exit_on_eof=exit_on_eof)
     except (EdgeError, OSError, KeyboardInterrupt):

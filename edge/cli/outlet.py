@@ -7,6 +7,7 @@ import click
 from edge.cli import client, resource
 from edge.cli.arguments import SERVICE, HostPort, Target
 from edge.cli.main import Noun
+from edge.cli.node import on_demand
 from edge.cli.output import Result, done
 from edge.cli.resource import all_option, at_option, yes_option
 
@@ -45,7 +46,7 @@ def create(
     allow: str | None,
 ) -> Result:
     """Offer a TCP service to those who reach this node."""
-    node = client.node_name(at)
+    node = on_demand(at)
     body = {
         "name": address or name,
         "to": str(to),

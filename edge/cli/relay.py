@@ -8,6 +8,7 @@ import click
 from edge.cli import client, resource
 from edge.cli.arguments import Identifier, Name, Route
 from edge.cli.main import Noun
+from edge.cli.node import on_demand
 from edge.cli.output import Result, done, note
 from edge.cli.resource import at_option, yes_option
 
@@ -47,7 +48,10 @@ def relay() -> None:
 
 @relay.command()
 @click.argument("name", type=NAME, default="default")
-@click.option("--at", "hub", type=Route(), required=True, help="The route to the hub.")
+@click.option(
+    "--at", "hub", type=Route(), default="/project/default",
+    help="The route to the hub; without it, that of the project.",
+)  # fmt: skip
 @at_option("--to", text="The node to be reached.")
 @click.option("--authorized", type=Identifier(), help="The only identity accepted as the hub.")
 @click.option("--relay-address", type=NAME, help="The name at the hub, when it is not NAME.")
@@ -61,7 +65,7 @@ def create(
     no_connection_wait: bool,
 ) -> Result:
     """Register this node at a hub; others reach it there as forward_to_NAME."""
-    node = client.node_name(at)
+    node = on_demand(at)
     body = {
         "name": name,
         "at": client.resolved(hub),

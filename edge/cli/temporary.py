@@ -1,9 +1,12 @@
-"""A node for the length of one message: connects, sends, waits for the answer."""
+"""A node for the length of one conversation: connects, asks, and is gone."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from edge.authority.client import Client
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
 from edge.errors import StateError, TrustError
@@ -14,12 +17,14 @@ from edge.node.clock import Clock
 from edge.node.fields import check_proved
 from edge.node.home import Home
 from edge.node.keys import Identity
-from edge.routing.connection import Connector
+from edge.node.trustcontext import TrustContext, secured
+from edge.routing.connection import Connection, Connector
 from edge.routing.reach import Wiring
 from edge.routing.router import Router
 from edge.wire.multiaddr import Multiaddr
 
 Ask = Callable[[str], str | None]
+T = TypeVar("T")
 
 
 def send_once(
@@ -35,11 +40,42 @@ def send_once(
 ) -> bytes:
     """The answer to one message. `identity` is needed where the route has a secure channel."""
     clock = Clock(floor=floor)
-    check_proved(Multiaddr.parse(to), authorized)
+    route = Multiaddr.parse(to)
+    check_proved(route, authorized)
 
     async def run() -> bytes:
         shown = await _presentation(identity, home.root, clock, ask) if identity else None
-        return await _send(Multiaddr.parse(to), payload, shown, authorized, timeout, clock)
+        async with _connected(route, shown, authorized, timeout, clock) as (router, connection):
+            answer = await router.request(
+                connection.route, payload, timeout=timeout, peer_flow=connection.flow
+            )
+            return bytes(answer.payload)
+
+    return asyncio.run(run())
+
+
+def ask_authority(
+    context: TrustContext,
+    identity: Identity,
+    work: Callable[[Client], Awaitable[T]],
+    *,
+    home: Home,
+    timeout: float,
+    floor: int,
+    ask: Ask,
+    credential: bytes | None = None,
+) -> T:
+    """What `work` makes of a conversation with the authority, which must be that of `context`."""
+    clock = Clock(floor=floor)
+    assert context.route is not None
+    route = secured(context.route)
+    authority = str(context.identifier)
+
+    async def run() -> T:
+        shown = await _presentation(identity, home.root, clock, ask)
+        shown = shown._replace(credential=credential)
+        async with _connected(route, shown, authority, timeout, clock) as (router, connection):
+            return await work(Client(router, connection.channels[-1], timeout=timeout))
 
     return asyncio.run(run())
 
@@ -54,14 +90,14 @@ async def _presentation(identity: Identity, state: Path, clock: Clock, ask: Ask)
         await keyring.close()
 
 
-async def _send(
+@asynccontextmanager
+async def _connected(
     to: Multiaddr,
-    payload: bytes,
     shown: Presentation | None,
     authorized: str | None,
     timeout: float,
     clock: Clock,
-) -> bytes:
+) -> AsyncIterator[tuple[Router, Connection]]:
     def presentation() -> Presentation:
         if shown is None:
             raise StateError("a secure channel without an identity")
@@ -82,10 +118,7 @@ async def _send(
     )
     connection = await connector.connect(to, trust_for=trust_for, timeout=timeout)
     try:
-        answer = await router.request(
-            connection.route, payload, timeout=timeout, peer_flow=connection.flow
-        )
-        return bytes(answer.payload)
+        yield router, connection
     finally:
         connection.close()
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from edge.errors import DecodeError, EdgeError, NetworkError, TrustError
+from edge.identity.history import Identifier
 from edge.node.fields import Fields
 from edge.node.node import Node
+from edge.node.policies import Policy, check_type, read, shown
 from edge.node.shelf import Shelf
 from edge.node.store import Store, Taken, Unknown
 from edge.node.transports import CONNECT
@@ -66,6 +68,9 @@ class Control:
             (Method.GET, "worker"): self._workers,
             (Method.GET, "service"): self._services,
             (Method.POST, "service"): self._start_service,
+            (Method.GET, "policy"): self._policies,
+            (Method.POST, "policy"): self._set_policy,
+            (Method.POST, "policy/check"): self._check_policy,
         }
         node.router.add(ADDRESS, self, self._guard)
         node.wiring.open(ADDRESS, Origin.CONTROL)
@@ -118,6 +123,8 @@ class Control:
         other = self._others.get((method, path)) if method is not None else None
         if other is not None:
             return await other(body)
+        if method is Method.DELETE and path.startswith("policy/"):
+            return await self._delete_policy(path)
         for start, shelf in self._paths.items():
             if path == start or path.startswith(f"{start}/"):
                 return await _of_shelf(shelf, method, path[len(start) + 1 :], body)
@@ -152,6 +159,37 @@ class Control:
 
     async def _start_service(self, body: Any) -> Any:
         return await self._node.services.create(body)
+
+    async def _policies(self, body: Any) -> Any:
+        return [shown(policy) for policy in self._node.policies.list()]
+
+    async def _set_policy(self, body: Any) -> Any:
+        fields = Fields(body, ("resource", "type", "expression"))
+        resource, kind = fields.optional_text("resource"), fields.optional_text("type")
+        if (resource is None) == (kind is None):
+            raise EdgeError("a policy is of a resource or of a type")
+        policy = Policy(resource, kind, read(fields.text("expression")))
+        await self._node.set_policy(policy)
+        return shown(policy)
+
+    async def _delete_policy(self, path: str) -> Any:
+        _, part, name = [*path.split("/", 2), "", ""][:3]
+        if part == "type":
+            return await self._node.remove_policy(kind=name)
+        return await self._node.remove_policy(resource=name)
+
+    async def _check_policy(self, body: Any) -> Any:
+        fields = Fields(body, ("peer", "resource", "type", "attributes"))
+        given = body.get("attributes")
+        if given is not None and not (
+            isinstance(given, dict)
+            and all(isinstance(one, str) for one in (*given, *given.values()))
+        ):
+            raise EdgeError("the attributes are texts by name")
+        peer = Identifier.parse(fields.text("peer"))
+        kind, name = check_type(fields.text("type")), fields.text("resource")
+        decision = self._node.policies.decide(kind, name, peer, given)
+        return {"allowed": decision.allowed, "reason": decision.reason}
 
 
 async def _of_shelf(shelf: Shelf[Any], method: Method | None, name: str, body: Any) -> Any:

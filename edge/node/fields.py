@@ -131,5 +131,8 @@ def check_proved(to: Multiaddr, authorized: object, hub_authorized: object = Non
 
 def leaves_the_machine(route: str) -> bool:
     """Whether a route goes to another machine, as far as it says."""
-    hosts = [value for name, value in Multiaddr.parse(route).components if name in HOSTS]
+    parts = Multiaddr.parse(route).components
+    if parts[:1] and parts[0][0] == "project":
+        return True
+    hosts = [value for name, value in parts if name in HOSTS]
     return any(not is_loopback(host) for host in hosts)

@@ -23,6 +23,7 @@ from edge.identity.known import Known
 from edge.keyring import Ask, Keyring, Presenter
 from edge.node import channelkey, fields
 from edge.node.clock import Clock
+from edge.node.fleet import Fleet
 from edge.node.home import Home
 from edge.node.identities import load
 from edge.node.keys import Identity, changing, check_held, try_to_settle
@@ -68,8 +69,9 @@ class Node:
         self.router = Router()
         self.wiring = Wiring()
         self.known = Known()
-        self.members = Members(self.known, clock=self._now, clock_unset=self._clock_unset)
+        self.members = Members(self.known, clock=self.now, clock_unset=self.clock_unset)
         self.policies = Policies(self.members)
+        self.fleet = Fleet(self)
         self.store = StoreThread(home.database)
         self.changing = asyncio.Lock()
         self.stopping = asyncio.Event()
@@ -129,7 +131,7 @@ class Node:
             raised=lambda floor: self.store.later(Store.raise_time_floor, floor),
         )
         for history in await self.store.call(Store.peers):
-            self._remember(ChangeHistory.decode(history))
+            self.remember(ChangeHistory.decode(history))
         self._keeps_key = bool(record.settings.get(channelkey.SETTING))
         self._keyring = await Keyring.open(
             self.identity.uri, self._ask, state_dir=self.home.root, apart=True
@@ -144,7 +146,9 @@ class Node:
             now=self.clock.now,
             clock_unset=self.clock.unset,
         )
+        await self.fleet.join(record)
         self._build()
+        await self.fleet.start(record, self._keyring)
         await self._restore(record)
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
@@ -208,6 +212,7 @@ class Node:
         above = (self.inlets, self.relays, self.outlets, self.channels, self.channel_listeners)
         for shelf in above:
             await shelf.close()
+        await self.fleet.close()
         service, self._relay_service = self._relay_service, None
         if service is not None:
             service.close()
@@ -316,6 +321,9 @@ class Node:
             made=self._keep,
             check=self._look_again,
         )
+        membership = self.fleet.membership
+        if membership is not None and membership.credential is not None:
+            presenter.credential = membership.credential.encoded
         await presenter.start(kept, wait=True)
         return presenter
 
@@ -369,7 +377,7 @@ class Node:
 
     def learned(self, history: ChangeHistory, credentials: tuple[bytes, ...]) -> None:
         """A peer has proved who it is. Only those that are named cost us a write."""
-        self.members.took(history.identifier, credentials)
+        self.fleet.took(history.identifier, credentials)
         identifier = history.identifier
         if identifier not in self.known.pinned:
             return
@@ -377,15 +385,35 @@ class Node:
             self._stored[identifier] = history.latest.hash
             self.store.later(Store.keep_peers, [(str(identifier), history.encoded)])
 
-    def _remember(self, history: ChangeHistory) -> None:
+    def ways(self) -> list[Connection]:
+        """The connections that inlets and relays have now."""
+        sessions = [relay.session for relay in self.relays.things]
+        sessions += [inlet.session for inlet in self.inlets.things]
+        return [session.connection for session in sessions if session.connection is not None]
+
+    def cut(self, peer: Identifier) -> int:
+        """Close every channel with a peer, and the links that it made for itself; how many."""
+        gone = [
+            hop
+            for hop in map(self.router.at, self.router.addresses())
+            if isinstance(hop, SecureChannel) and hop.peer == peer
+        ]
+        for channel in gone:
+            link = channel.link
+            channel.close("its peer is no member any more")
+            if link is not None and channel.depth == link.depth + 1:
+                link.close("its peer is no member any more")
+        return len(gone)
+
+    def remember(self, history: ChangeHistory) -> None:
         self.pin(history.identifier)
         self.known.learn(history)
         self._stored[history.identifier] = history.latest.hash
 
-    def _now(self) -> int:
+    def now(self) -> int:
         return self.clock.now()
 
-    def _clock_unset(self) -> bool:
+    def clock_unset(self) -> bool:
         return self.clock.unset()
 
     # -- policies
@@ -549,6 +577,7 @@ class Node:
             "services": self.list_services(),
             "vault_signatures": self.signatures,
             "vault": self._describe_vault(),
+            "fleet": self.fleet.status(),
         }
 
     def _describe_vault(self) -> Spec:

@@ -16,7 +16,7 @@ from edge.node.members import Members
 from edge.policy import expr
 from edge.policy.evaluate import decide
 from edge.policy.explain import explain
-from edge.policy.values import Expr, Name, call
+from edge.policy.values import Expr, Name, call, text
 
 log = logging.getLogger("edge.policy")
 
@@ -110,15 +110,22 @@ class Policies:
 
         return allowed
 
-    def decide(self, kind: str, name: str, peer: Identifier | None) -> Decision:
-        """May `peer` use the resource? None is somebody without a channel."""
+    def decide(
+        self,
+        kind: str,
+        name: str,
+        peer: Identifier | None,
+        supposed: Mapping[str, str] | None = None,
+    ) -> Decision:
+        """May `peer` use the resource? None is somebody without a channel. `supposed`: if the
+        authority said this of it."""
         applying = self._applying(kind, name)
         if applying is None:
             return Decision(True)
         where, policy = applying
         if peer is None:
             return Decision(False, f"{where}: nobody is proved to be there")
-        environment = self._environment(name, peer)
+        environment = self._environment(name, peer, supposed)
         if decide(policy, environment).allowed:
             return Decision(True)
         return Decision(False, f"{where}: {explain(policy, environment)}")
@@ -145,9 +152,11 @@ class Policies:
         of_type = self._of_types().get(kind)
         return None if of_type is None else (f"the policy of every {kind}", of_type)
 
-    def _environment(self, name: str, peer: Identifier) -> Mapping[str, Expr]:
+    def _environment(
+        self, name: str, peer: Identifier, supposed: Mapping[str, str] | None
+    ) -> Mapping[str, Expr]:
         found: dict[str, Expr] = {"resource.id": name, "action.id": ACTION}
-        said = self._members.attributes(peer)
+        said = supposed if supposed is not None else self._members.attributes(peer)
         found |= {f"subject.{key}": value for key, value in (said or {}).items()}
         found["subject.identifier"] = str(peer)
         if self._members.authority is not None:
@@ -176,6 +185,15 @@ def check_type(kind: str) -> str:
     return kind
 
 
-def read(text: str) -> Expr:
+def read(source: str) -> Expr:
     """The policy of a text: an identifier, the short form or the full form. Raises ConfigError."""
-    return expr.parse(text.strip())
+    return expr.parse(source.strip())
+
+
+def shown(policy: Policy) -> dict[str, str]:
+    """As stock shows one."""
+    return {
+        "resource": policy.resource or policy.type or "",
+        "action": ACTION,
+        "expression": text(policy.expression),
+    }

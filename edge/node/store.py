@@ -80,6 +80,17 @@ MIGRATIONS = (
         node TEXT REFERENCES node(name) ON DELETE CASCADE, PRIMARY KEY (identifier, name)
     ) STRICT;
     """,
+    # Projects, and credentials of ours by who made them and what for.
+    """
+    CREATE TABLE project (
+        name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL,
+        is_default INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE credential (
+        subject TEXT NOT NULL, issuer TEXT NOT NULL, scope TEXT NOT NULL, credential BLOB NOT NULL,
+        expires_at INTEGER NOT NULL, PRIMARY KEY (subject, issuer, scope)
+    ) STRICT;
+    """,
 )
 """What makes version n + 2 of n + 1, in this order. Only ever added to."""
 VERSION = 1 + len(MIGRATIONS)
@@ -154,7 +165,26 @@ class SealedRecord(NamedTuple):
     record: bytes
 
 
-Record = TypeVar("Record", VaultRecord, IdentityRecord, NodeRecord)
+class ProjectRecord(NamedTuple):
+    """A project; `model` is its JSON (identity/project.py)."""
+
+    name: str
+    id: str
+    model: str
+    is_default: bool
+
+
+class CredentialRecord(NamedTuple):
+    """A credential of one of our identities, as it arrived."""
+
+    subject: str
+    issuer: str
+    scope: str
+    credential: bytes
+    expires_at: int
+
+
+Record = TypeVar("Record", VaultRecord, IdentityRecord, NodeRecord, ProjectRecord)
 
 
 class Store:
@@ -418,6 +448,56 @@ class Store:
             self._db.execute(
                 "DELETE FROM pin WHERE node = ? AND resource = ?", (node, f"{kind}/{name}")
             )
+
+    # -- projects, and what their authorities say of us
+
+    def projects(self) -> list[ProjectRecord]:
+        rows = self._rows("SELECT name, id, model, is_default FROM project ORDER BY name")
+        return [
+            ProjectRecord(name, id_, model, bool(default)) for name, id_, model, default in rows
+        ]
+
+    def project(self, name: str) -> ProjectRecord:
+        return _found("project", name, self.projects())
+
+    def default_project(self) -> ProjectRecord | None:
+        return _default(self.projects())
+
+    def put_project(self, name: str, id_: str, model: str) -> ProjectRecord:
+        """Another one of this name or id is replaced. The first one is the default."""
+        with self._changing():
+            first = not self._rows("SELECT 1 FROM project WHERE is_default AND name != ?", name)
+            self._db.execute("DELETE FROM project WHERE name = ? OR id = ?", (name, id_))
+            self._db.execute("INSERT INTO project VALUES (?, ?, ?, ?)", (name, id_, model, first))
+        return self.project(name)
+
+    def remove_project(self, name: str) -> None:
+        self.project(name)
+        users = [one.name for one in self.nodes() if one.settings.get("project") == name]
+        if users:
+            raise ConfigError(
+                f"the project {name} is that of the node {', '.join(users)}",
+                hint="delete the node first",
+            )
+        self._remove("project", name)
+
+    def make_default_project(self, name: str) -> None:
+        self.project(name)
+        self._make_default("project", name)
+
+    def credentials(self) -> list[CredentialRecord]:
+        return [CredentialRecord(*row) for row in self._rows("SELECT * FROM credential")]
+
+    def credential(self, subject: str, issuer: str, scope: str) -> CredentialRecord | None:
+        rows = self._rows(
+            "SELECT * FROM credential WHERE subject = ? AND issuer = ? AND scope = ?",
+            subject, issuer, scope,
+        )  # fmt: skip
+        return CredentialRecord(*rows[0]) if rows else None
+
+    def put_credential(self, record: CredentialRecord) -> None:
+        with self._changing():
+            self._db.execute("INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?)", record)
 
     # -- policies of a node
 

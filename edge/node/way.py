@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from edge.channel.trust import Trust
+from edge.channel.trust import Trust, everyone
 from edge.errors import ConfigError, EdgeError, TrustError
 from edge.identity.history import Identifier
 from edge.node.fields import check_proved
 from edge.node.store import Store
+from edge.node.trustcontext import secured
 from edge.routing.connection import Connection
 from edge.routing.session import Session
 from edge.wire.multiaddr import Multiaddr
@@ -21,8 +22,28 @@ from edge.wire.multiaddr import Multiaddr
 if TYPE_CHECKING:
     from edge.node.node import Node
 
+FIRST_CREDENTIAL = 5.0
+"""Seconds to wait for our own credential before going on without."""
 LOOK = 0.05
 """Seconds between two looks at a session that is to come up."""
+
+
+def expanded(node: Node, to: Multiaddr) -> tuple[Multiaddr, Identifier | None]:
+    """`/project/NAME/…` becomes the route of the node's project, whose hub is named by it. Raises
+    ConfigError where the node belongs to no such project."""
+    if not to.components or to.components[0][0] != "project":
+        return to, None
+    wanted = to.components[0][1]
+    context = node.fleet.context
+    project = context.project if context is not None else None
+    if project is None or wanted not in ("default", project.name, project.id):
+        ours = f"it belongs to {project.name}" if project is not None else "it belongs to none"
+        raise ConfigError(
+            f"node {node.name} does not belong to the project {wanted}: {ours}",
+            hint="make a node after enrolling: ockam-edge node create --project NAME",
+        )
+    route = secured(project.access_route)
+    return Multiaddr((*route.components, *to.components[1:])), project.identifier
 
 
 class Way:
@@ -43,18 +64,22 @@ class Way:
         self.refusal: EdgeError | None = None
         """Why the last attempt failed, where another one would not help."""
         self._node, self._resource = node, resource
-        self._to = Multiaddr.parse(to)
+        self._to, hub = expanded(node, Multiaddr.parse(to))
         check_proved(self._to, authorized, hub_authorized)
         self._named = tuple(
             None if text is None else Identifier.parse(text)
             for text in (hub_authorized, authorized)
         )
+        self._hub = hub
         self._pins = {position: Identifier.parse(text) for position, text in pins.items()}
         self._stored = dict(self._pins)
         self._trusted = {one for one in (*self._named, *self._pins.values()) if one is not None}
         node.pin(*self._pins.values(), *(one for one in self._named if one is not None))
 
     async def __call__(self) -> Connection:
+        membership = self._node.fleet.membership
+        if membership is not None:
+            await membership.ready(FIRST_CREDENTIAL)
         try:
             connection = await self._node.connector.connect(self._to, trust_for=self._trust_for)
         except EdgeError as error:
@@ -83,6 +108,10 @@ class Way:
     def _trust_for(self, position: int, count: int) -> Trust:
         last = position + 1 == count
         named = self._named[last]
+        if position == 0 and self._hub is not None:
+            named = self._hub
+        elif named is None and self._hub is not None:
+            return everyone  # members, whom the policy of the resource knows by their credentials
 
         def trust(peer: Identifier) -> bool:
             if named is None:

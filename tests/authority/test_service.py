@@ -312,12 +312,32 @@ async def test_changes(net: Net, tmp_path: Path) -> None:
     await fleet.trust("boss")
     boss = await fleet.client("boss")
     device = person("device").identifier
-    assert await boss.changes(0) == (0, [])
+    waiting = asyncio.create_task(boss.changes(0))
     await boss.add_member(device, {})
+    await until(lambda: fleet.authority._waiting)
+    assert not waiting.done(), "who joins changes nothing for others"
     await boss.delete_member(device)
-    latest, changed = await boss.changes(0)
-    assert (latest, [one[:2] for one in changed]) == (1, [(device, True)])
-    assert await boss.changes(1) == (1, [])
+    number, changed = await waiting
+    assert (number, [one[:2] for one in changed]) == (1, [(device, True)])
+    assert await boss.changes(0) == (number, changed), "and at once to who asks later"
+    assert not fleet.authority._waiting
+
+
+@play
+async def test_changes_by_another_process(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOOK", 0.05)
+    fleet = await Fleet(net, tmp_path).start()
+    await fleet.trust("boss")
+    boss = await fleet.client("boss")
+    waiting = asyncio.create_task(boss.changes(0))
+    await until(lambda: fleet.authority._waiting)
+    other = await SqliteRegistry.open(fleet.path, fleet.node.identifier)
+    await other.put(Member(person("x").identifier, {}, fleet.node.identifier, clock()))
+    await other.remove(person("x").identifier, clock())
+    assert [one.identifier for one in (await waiting).changes] == [person("x").identifier]
+    await other.close()
 
 
 @play

@@ -1,0 +1,142 @@
+"""Makes a fleet on this machine: what `project init` and `authority create` do; twice is harmless."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from edge.cli import local, spawn
+from edge.cli.arguments import HostPort
+from edge.cli.output import note
+from edge.errors import ConfigError, EdgeError
+
+if TYPE_CHECKING:
+    from edge.identity.project import Project
+    from edge.node.keys import Identity
+    from edge.node.store import Store
+
+
+class Plan(NamedTuple):
+    """What `project init` was told."""
+
+    name: str
+    address: HostPort
+    listen: HostPort | None
+    vault: str | None
+    credential_key: str
+    database: str | None
+    enroller: str | None
+
+
+def make_project(plan: Plan) -> "Project":
+    """The identities, the node, the project; and the node runs."""
+    from edge.node.trustcontext import keep_project  # noqa: PLC0415
+
+    check_database(plan.database)
+    with local.store() as store:
+        enroller = identity(store, plan.enroller or _default_name(store), None)
+        owner = identity(store, plan.name, plan.vault)
+        if enroller.history.identifier == owner.history.identifier:
+            raise ConfigError(
+                f"the identity {plan.name} cannot be authority and enroller at once",
+                hint="name another one with --enroller",
+            )
+        project = described(plan, owner)
+        settings = {
+            "authority": {"history": owner.history.encoded.hex()},
+            "serves": {
+                "hub": project.id,
+                "authority": authority_settings(
+                    project.id,
+                    trusted={str(enroller.history.identifier): {"ockam-role": "enroller"}},
+                    key=plan.credential_key,
+                    database=plan.database,
+                ),
+            },
+        }
+        listen = plan.listen or HostPort("0.0.0.0", plan.address.port)
+        add_node(store, plan.name, plan.name, str(listen), settings)
+        keep_project(store, project)
+    start(plan.name)
+    return project
+
+
+def described(plan: Plan, owner: "Identity") -> "Project":
+    """The project that members know. Its id is one that every release of stock reads off the route: the
+    first label of the host's name (05 §2.1); of a bare address, where only 0.150 can, the name."""
+    from edge.identity.project import Project  # noqa: PLC0415
+    from edge.wire.multiaddr import Multiaddr  # noqa: PLC0415
+
+    host, port = plan.address.host, str(plan.address.port)
+    kind = "ip6" if ":" in host else "ip4" if host.replace(".", "").isdigit() else "dnsaddr"
+    id_ = host.split(".")[0] if kind == "dnsaddr" else plan.name
+    way = ((kind, host), ("tcp", port))
+    return Project(
+        id_,
+        plan.name,
+        Multiaddr.of(*way, ("service", id_), ("service", "api")),
+        owner.history,
+        owner.history,
+        Multiaddr.of(*way, ("service", "api")),
+    )
+
+
+def authority_settings(project_id: str, **given: Any) -> dict[str, Any]:
+    """What the node keeps of its being an authority; what is not given is left to its default."""
+    return {"project_id": project_id} | {
+        name: value for name, value in given.items() if value is not None
+    }
+
+
+def add_node(store: "Store", name: str, owner: str, listen: str, settings: dict[str, Any]) -> None:
+    """A node that is there already stays what it is."""
+    from edge.node.store import Taken  # noqa: PLC0415
+
+    try:
+        store.add_node(name, identity=owner, listener=listen, settings=settings)
+    except Taken:
+        there = store.node(name)
+        same = {key: there.settings.get(key) for key in settings} == settings
+        if not same or there.identity != owner:
+            raise ConfigError(
+                f"a node named {name} exists already, and is another one",
+                hint=f"choose another name, or delete it: ockam-edge node delete {name}",
+            ) from None
+        note(f"node {name} is there already")
+
+
+def start(name: str) -> None:
+    if local.home().running(name) is not None:
+        note(f"node {name} runs already")
+        return
+    try:
+        spawn.background(local.home(), name)
+    except EdgeError as error:
+        error.hint = error.hint or f"when that is mended: ockam-edge node start {name}"
+        raise
+
+
+def check_database(source: str | None) -> None:
+    """A password on a command line is everybody's, and in our database in clear."""
+    if source is None or source.startswith(("file:/", "credential:")):
+        return
+    if urlsplit(source).password is not None:
+        raise ConfigError(
+            "the URL of the database has a password in it, which others can see",
+            hint="put the URL into a file with mode 0600 and give file:/path, or use ~/.pgpass",
+        )
+
+
+def _default_name(store: "Store") -> str:
+    default = store.default_identity()
+    return default.name if default is not None else "default"
+
+
+def identity(store: "Store", name: str, vault: str | None) -> "Identity":
+    """Of that name; made where it is missing."""
+    from edge.node.clock import Clock  # noqa: PLC0415
+    from edge.node.identities import create_identity, load  # noqa: PLC0415
+
+    if name not in {record.name for record in store.identities()}:
+        now = Clock(floor=store.time_floor()).now()
+        made = create_identity(store, local.home(), name, vault=vault, now=now, ask=local.ask)
+        note(f"identity {made.name} was made: {made.identifier}")
+    return load(store, name)
