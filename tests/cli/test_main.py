@@ -13,11 +13,14 @@ from edge.cli import main
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"asyncio", "cryptography", "pkcs11", "uvloop", "nacl", "ssl", "concurrent.futures"}
+OTHER_VERBS = {
+    "hsm": "create-key", "message": "send", "project": "ticket", "project-member": "add",
+    "worker": "", "service": "",
+}  # fmt: skip
 COMMANDS = [
     *([noun] for noun in main.NOUNS),
-    *([noun, "create"] for noun in main.NOUNS if noun not in ("hsm", "message", "worker", "service")),
-    ["hsm", "create-key"],
-    ["message", "send"],
+    *([noun, "create"] for noun in main.NOUNS if noun not in OTHER_VERBS),
+    *([noun, verb] for noun, verb in OTHER_VERBS.items() if verb),
 ]
 SPY = """
 import sys
@@ -108,7 +111,11 @@ def test_the_help_names_every_noun(tmp_path: Path) -> None:
         ["node", "create", "n", "--exit-on-eof"],
         ["tcp-outlet", "create"],
         ["tcp-outlet", "create", "--to", "host"],
-        ["tcp-inlet", "create", "--to", "bad"],
+        ["tcp-inlet", "create", "--to", "b a d"],
+        ["tcp-inlet", "create", "--to", "/a/b/c/d/e"],
+        ["tcp-inlet", "create", "--to", "/a/b/c/d", "--via", "r"],
+        ["project", "enroll", "--timeout", "x"],
+        ["policy", "create", "--allow", "a"],
         ["message", "send", "zz", "--hex", "--to", "/service/echo"],
         ["vault", "create", "v", "--uri", "software:/x", "--path", "x"],
         ["--output", "yaml", "node", "list"],
@@ -143,7 +150,7 @@ def test_quiet_says_nothing_of_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_70_and_says_what_to_do(tmp_path: Path) -> None:
-    found = edge(tmp_path, "tcp-outlet", "create", "--to", "1")
+    found = edge(tmp_path, "tcp-outlet", "list")
     assert (found.returncode, found.stdout) == (70, "")
     assert found.stderr == "error: there is no node\nhint: make one: ockam-edge node create\n"
 
