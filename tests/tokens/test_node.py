@@ -132,7 +132,11 @@ def _ride_out(
             try:
                 time.sleep(OUTAGE)
                 took = time.monotonic() - began
-                figure("cpu_percent", round(100 * (stand.nodes.cpu_seconds() - cpu) / took, 1))
+                spent = [
+                    now - then for now, then in zip(stand.nodes.cpu_seconds(), cpu, strict=True)
+                ]
+                figure("cpu_percent_node", round(100 * spent[0] / took, 1))
+                figure("cpu_percent_module_processes", round(100 * spent[1] / took, 1))
                 figure("log_lines", _lines(stand) - lines)
                 assert _lines(stand) - lines <= MOST_LINES, stand.nodes.log.read_text()[-3000:]
                 assert not pinger.broken
