@@ -138,7 +138,7 @@ def _watch(uri: str, token: Token, keyring: Keyring) -> TokenWatch:
     parsed = parse(uri)
     assert isinstance(parsed, Pkcs11Uri)
     label = f"token {parsed.token!r}" if parsed.token else "the token"
-    name = f"{label} in {parsed.module_path}"
+    name = f"{label} in {parsed.module_path or parsed.module_name}"
     return TokenWatch(token, keyring.run, name=name, pin=partial(_stamp, parsed.pin_source))
 
 

@@ -38,8 +38,10 @@ class TokenWatch:
     """Seconds between two probes of a token that is there."""
     PROBE = 3.0
     """The same while it is away; below 4, so that it is in use again within 5 seconds."""
+    FIRST_PAUSE = 0.5
+    """Before the first attempt: where only the process of the module died, that is all it takes."""
     LAST_PAUSE = 60.0
-    """Between attempts to use a token that answers probes, and nothing else."""
+    """Between attempts to use a token that is there, and not as it should be."""
     SAY = 60.0
     """Between two lines of the log while it stays away."""
 
@@ -69,7 +71,8 @@ class TokenWatch:
         self._back.set()
         self._locked_pin: object = None
         self._failures = 0
-        self._said = 0.0
+        self._fresh = False
+        self._said, self._outlook = 0.0, ""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -133,6 +136,7 @@ class TokenWatch:
                     await self._come_back()
             else:
                 await asyncio.sleep(self._pause())
+                self._fresh = False
                 await self._come_back()
 
     async def _sleep(self, seconds: float) -> None:
@@ -145,6 +149,8 @@ class TokenWatch:
             pass
 
     def _pause(self) -> float:
+        if self._fresh:
+            return self.FIRST_PAUSE
         return min(self.PROBE * 2.0 ** min(self._failures, 10), self.LAST_PAUSE)
 
     async def _probe(self) -> None:
@@ -166,25 +172,30 @@ class TokenWatch:
             if self.recover is not None:
                 await self.recover()
         except (EdgeError, VaultError) as error:
-            self._failures += 1
-            self._fall(_state_after(error), error)
+            state = _state_after(error)
+            self._failures += state is State.REFUSED
+            self._fall(state, error)
             self._locked_pin = pin
             return
         self._return()
 
     def _fall(self, state: State, error: Exception) -> None:
-        """The token is not to be used. Said when that is news, and once a minute."""
+        """The token is not to be used. Said when that is news, when it begins to matter,
+        and once a minute."""
         news = state is not self.state
         self.error = error
         if news:
+            self._fresh = self.present
             self.state, self.since = state, self._clock()
             if state is State.LOCKED:
                 self._locked_pin = self._pin()
             self._back.clear()
             self._changed.set()
-        if news or (state is not State.LOCKED and time.monotonic() - self._said >= self.SAY):
-            self._said = time.monotonic()
-            log.warning("%s is %s: %s%s", self.name, state, _whole(error), self.outlook())
+        outlook, waited = self.outlook(), time.monotonic() - self._said
+        news = news or outlook != self._outlook
+        if news or (state is not State.LOCKED and waited >= self.SAY):
+            self._said, self._outlook = time.monotonic(), outlook
+            log.warning("%s is %s: %s%s", self.name, state, _whole(error), outlook)
 
     def _return(self) -> None:
         log.warning("%s is back, after %.0f s", self.name, self._clock() - self.since)

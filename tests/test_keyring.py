@@ -327,6 +327,7 @@ class Watched:
         monkeypatch.setattr(module, "_stamp", lambda source: self.pin)
         monkeypatch.setattr(TokenWatch, "PROBE", 0.01)
         monkeypatch.setattr(TokenWatch, "LOOK", 0.01)
+        monkeypatch.setattr(TokenWatch, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(TokenWatch, "LAST_PAUSE", 0.05)
 
     def run(self, work: Callable[[Keyring, Presenter], Coroutine[Any, Any, None]]) -> None:

@@ -95,9 +95,9 @@ class Nodes:
         while queue:
             pid = queue.pop()
             found.append(pid)
-            with contextlib.suppress(OSError):
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-                queue += [int(child) for child in children.split()]
+            for thread in Path(f"/proc/{pid}/task").glob("*/children"):  # each has its own
+                with contextlib.suppress(OSError):
+                    queue += [int(child) for child in thread.read_text().split()]
         return found
 
     def cpu_seconds(self) -> tuple[float, float]:

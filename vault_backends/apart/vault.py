@@ -1,6 +1,6 @@
 """ApartVault: a vault whose work is done by another process, which may crash, hang or be started anew.
 
-See docs/decisions/0007-token-apart.md.
+See docs/decisions/0011-token-apart.md.
 """
 
 import logging
@@ -27,9 +27,9 @@ LIMITS = {"generate": 300.0, "provision": 300.0, "probe": 10.0, "state": 10.0}
 LIMIT = 30.0
 STARTS, START_EVERY = 3, 10.0
 """Starts in a row, and seconds for one more: an interpreter costs 0.1 s and more of the processor."""
-TRIES = 2
-"""Calls in a row that a process may answer with DeviceGone. Then another one takes over: some modules
-recover only when they are loaded anew."""
+TRIES, RELOAD_EVERY = 2, 20.0
+"""Calls in a row that a process may answer with DeviceGone, and seconds. Then another one takes over:
+some modules recover only when they are loaded anew."""
 
 ERRORS = {
     cls.__name__: cls
@@ -59,11 +59,12 @@ class ApartVault:
         self.process: Process | None = None
         parsed = parse(uri, allow_pin_value=True)
         assert isinstance(parsed, Pkcs11Uri)
-        self.module = parsed.module_path
+        self.module = parsed.module_path or str(parsed.module_name)
         self._uri, self._ask = uri, ask
         self._limits = LIMITS | (limits or {})
         self._clock = clock
         self._allowed, self._looked = float(STARTS), clock()
+        self._reloaded = -RELOAD_EVERY
         self._lock = threading.Lock()
         self._closed = False
         self._gone = 0
@@ -216,9 +217,10 @@ class ApartVault:
     def _running(self) -> Process:
         process = self.process
         if process is not None and process.alive():
-            if self._gone < TRIES or not self._may_start():
+            if not self._is_stuck():
                 return process
-            log.info("%s does not recover; it is loaded anew", self.module)
+            log.debug("%s does not recover; it is loaded anew", self.module)
+            self._reloaded = self._clock()
         elif not self._may_start():
             raise DeviceGone(
                 f"{self.module} ended {STARTS} times in a row",
@@ -227,6 +229,9 @@ class ApartVault:
         self._end()
         return self._started()
 
+    def _is_stuck(self) -> bool:
+        return self._gone >= TRIES and self._clock() - self._reloaded >= RELOAD_EVERY
+
     def _may_start(self) -> bool:
         now = self._clock()
         self._allowed = min(STARTS, self._allowed + (now - self._looked) / START_EVERY)
@@ -234,7 +239,7 @@ class ApartVault:
         return self._allowed >= 1
 
     def _started(self) -> Process:
-        self._allowed -= 1
+        self._allowed = max(0.0, self._allowed - 1)
         self.starts += 1
         self._gone = self._counted = 0
         self.process = process = Process()
