@@ -140,7 +140,7 @@ class Control:
 
     async def _follow(self, body: Any) -> Any:
         """The store has a rotated identity. Where it cannot be adopted now, it is tried again."""
-        adopted = await self._node.follower.follow()
+        adopted = await self._node.presence.follower.follow()
         changes = len(self._node.identity.history.changes)
         return {"name": self._node.identity.name, "changes": changes, "adopted": adopted}
 

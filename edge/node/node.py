@@ -10,28 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from contextlib import closing, suppress
 from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
-from edge.errors import ConfigError, EdgeError, NetworkError, TrustError
+from edge.errors import ConfigError, NetworkError, TrustError
 from edge.identity.history import ChangeHistory, Identifier
 from edge.identity.known import Known
-from edge.keyring import Ask, Keyring, Presenter
-from edge.node import channelkey, fields
+from edge.keyring import Ask
+from edge.node import fields
 from edge.node.clock import Clock
 from edge.node.fleet import Fleet
 from edge.node.home import Home
-from edge.node.identities import load
-from edge.node.keys import Identity, changing, check_held, try_to_settle
+from edge.node.keys import Identity
 from edge.node.members import Members
 from edge.node.policies import Policies, Policy, read
 from edge.node.portals import Inlets, Outlets, Relays
-from edge.node.rotation import Follower, rotation_due
-from edge.node.sealed import Sealed, unlock
+from edge.node.presence import Presence
+from edge.node.rotation import rotation_due
+from edge.node.sealed import Sealed
 from edge.node.shelf import Entry, Shelf, Spec
 from edge.node.store import NodeRecord, Store
 from edge.node.storethread import StoreThread
@@ -43,16 +40,10 @@ from edge.routing.reach import Wiring
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
-from edge.token import utc
 from edge.wire.multiaddr import Multiaddr
-from vault_backends.vault import DeviceGone, NotFound, Vault, VaultError
 
 log = logging.getLogger("edge.node")
 
-LOOK_AT_CLOCK = 15.0
-"""Seconds between two looks at whether the clock was set."""
-AHEAD = 60
-"""Seconds by which an attestation of ours may lie in the future before it is made again."""
 SWEEP = 2.0
 """Seconds between two looks at whose credential has expired."""
 FLUSH = 0.05
@@ -85,24 +76,13 @@ class Node:
         self.channels = Channels(self)
         self.own_listener: str | None = None
         """The address of the listener that `node create` asked for."""
-        self.identity: Identity
+        self.presence = Presence(home, name, self.store, ask)
         self.connector: Connector
-        self._ask = ask
         self._given_clock = clock
-        self.follower = Follower(
-            current=lambda: self.identity, stored=self._stored_identity, adopt=self._adopt
-        )
-        self._presenting_anew = asyncio.Lock()
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._rechecking = False
         self._relay_service: RelayService | None = None
-        self._keyring: Keyring | None = None
-        self._presenter: Presenter | None = None
-        self._sealed: Sealed | None = None
-        self._unlocking = asyncio.Lock()
-        self._channel_key: bytes | None = None  # where it is kept
-        self._keeps_key = False
 
     @property
     def shelves(self) -> list[Shelf[Any]]:
@@ -125,22 +105,17 @@ class Node:
     async def _start(self) -> None:
         await self.store.open()
         record = await self.store.call(Store.node, self.name)
-        self.identity = await self.store.call(load, record.identity)
         self.clock = self._given_clock or Clock(
             floor=await self.store.call(Store.time_floor),
             raised=lambda floor: self.store.later(Store.raise_time_floor, floor),
         )
         for history in await self.store.call(Store.peers):
             self.remember(ChangeHistory.decode(history))
-        self._keeps_key = bool(record.settings.get(channelkey.SETTING))
-        self._keyring = await Keyring.open(
-            self.identity.uri, self._ask, state_dir=self.home.root, apart=True
-        )
-        self._presenter = await self._presenting(await self._first_look())
+        await self.presence.open(record, self.clock)
         self.connector = Connector(
             self.router,
             self.wiring,
-            present=self.present,
+            present=self.presence.present,
             known=self.known,
             learned=self.learned,
             now=self.clock.now,
@@ -148,13 +123,14 @@ class Node:
         )
         await self.fleet.join(record)
         self._build()
-        await self.fleet.start(record, self._keyring)
+        assert self.presence.keyring is not None
+        await self.fleet.start(record, self.presence.keyring)
         await self._restore(record)
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
-        self._spawn(self._watch_clock(), "watch the clock")
-        self._spawn(self.follower.keep(), "follow rotations")
-        self._spawn(self._settle_keys(), "settle keys")
+        self._spawn(self.presence.watch_clock(), "watch the clock")
+        self._spawn(self.presence.follower.keep(), "follow rotations")
+        self._spawn(self.presence.settle_keys(), "settle keys")
         self._spawn(self._sweep_members(), "sweep members")
 
     def _build(self) -> None:
@@ -219,12 +195,7 @@ class Node:
         for below in (self.connections, self.listeners, self.services):
             await below.close()
         await asyncio.sleep(FLUSH)
-        presenter, self._presenter = self._presenter, None
-        if presenter is not None:
-            await presenter.close()
-        keyring, self._keyring = self._keyring, None
-        if keyring is not None:
-            await keyring.close()
+        await self.presence.close()
         await self.store.close()
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -234,15 +205,18 @@ class Node:
 
     # -- who we are, and when
 
+    @property
+    def identity(self) -> Identity:
+        return self.presence.identity
+
     def present(self) -> Presentation:
-        assert self._presenter is not None
-        return self._presenter.current
+        """Raises Unattested where the vault is away and nothing valid is left."""
+        return self.presence.present()
 
     def show_credential(self, credential: bytes | None) -> None:
         """Present it from now on, in new channels and in those that are open (05 §2.5)."""
-        assert self._presenter is not None
-        self._presenter.credential = credential
-        history = self._presenter.history
+        self.presence.show_credential(credential)
+        history = self.identity.history
         for hop in map(self.router.at, self.router.addresses()):
             if isinstance(hop, SecureChannel):
                 hop.present(history, credential)
@@ -250,124 +224,11 @@ class Node:
     @property
     def signatures(self) -> int:
         """What the vault was asked for so far; no connection adds to it."""
-        return self._keyring.signatures if self._keyring is not None else 0
+        return self.presence.signatures
 
     async def sealed(self) -> Sealed:
-        """Our secrets at rest. Raises as `unlock` does; the vault is asked the first time only."""
-        assert self._keyring is not None
-        async with self._unlocking:
-            if self._sealed is None:
-                self._sealed = await unlock(
-                    self.store, self._keyring, self.home, self.identity, self._ask
-                )
-        return self._sealed
-
-    async def _first_look(self) -> Presentation | None:
-        """What to present without the vault, if that was kept. Raises as `check_held` does; a token
-        that is away is waited for instead."""
-        assert self._keyring is not None
-        watch = self._keyring.watch
-        absent = watch is not None and await watch.absent()
-        kept = None
-        try:
-            kept = await self._kept()
-            await self._keyring.run(check_held, self._keyring.vault, self.identity)
-        except (DeviceGone, NotFound) as error:
-            if kept is not None:
-                until = kept.attestation.expires_at - self.clock.now()
-                log.warning(
-                    "going on for %d s with the attestation that was kept: %s", until, error
-                )
-            elif watch is None or not (absent or isinstance(error, DeviceGone)):
-                raise
-            else:
-                log.warning("there will be no channels until %s is back", watch.name)
-        return kept
-
-    async def _look_again(self) -> None:
-        """The token came back: is it ours, and does it hold our key? Another command may have rotated
-        that key meanwhile: then the new one is asked for."""
-        assert self._keyring is not None
-        with suppress(EdgeError):  # a history that cannot be followed does not stop what we have
-            await self.follower.follow()
-        await self._keyring.run(check_held, self._keyring.vault, self.identity)
-        if self._keeps_key and self._channel_key is None:
-            await self._kept()
-            if self._presenter is not None:
-                self._presenter.secret = self._channel_key
-
-    async def _kept(self) -> Presentation | None:
-        """What to present without the vault, where the channel key is kept and still attested."""
-        if not self._keeps_key:
-            return None
-        sealed = await self.sealed()
-        kept = await self.store.call(channelkey.load, sealed, self.name)
-        self._channel_key = kept.secret if kept else X25519PrivateKey.generate().private_bytes_raw()
-        return kept.presentation(self.identity.history, self.clock.now()) if kept else None
-
-    def _keep(self, presentation: Presentation) -> None:
-        if self._channel_key is not None and self._sealed is not None:
-            self.store.later(channelkey.keep, self._sealed, self.name, presentation)
-
-    async def _presenting(self, kept: Presentation | None = None) -> Presenter:
-        assert self._keyring is not None
-        presenter = Presenter(
-            self._keyring,
-            self.identity.key,
-            self.identity.history,
-            clock=self.clock.now,
-            lifetime=self.clock.lifetime(),
-            secret=self._channel_key,
-            made=self._keep,
-            check=self._look_again,
-        )
-        membership = self.fleet.membership
-        if membership is not None and membership.credential is not None:
-            presenter.credential = membership.credential.encoded
-        await presenter.start(kept, wait=True)
-        return presenter
-
-    async def _present_anew(self) -> None:
-        async with self._presenting_anew:
-            old, self._presenter = self._presenter, await self._presenting()
-        if old is not None:
-            await old.close()
-
-    async def _stored_identity(self) -> Identity:
-        record = await self.store.call(Store.node, self.name)
-        return await self.store.call(load, record.identity)
-
-    async def _adopt(self, identity: Identity) -> None:
-        """Our identity was rotated: new channels present it from now on, open ones stay."""
-        assert self._keyring is not None
-        async with self._presenting_anew:
-            assert self._presenter is not None
-            await self._keyring.run(check_held, self._keyring.vault, identity)
-            await self._presenter.adopt(identity.key, identity.history)
-            self.identity = identity
-
-    async def _settle_keys(self) -> None:
-        """Delete what an interrupted rotation of our identity left in the vault."""
-        assert self._keyring is not None
-        if await self.store.call(Store.unsettled, self.identity.name):
-            with suppress(ConfigError):  # a command is at it: it will do this itself
-                await self._keyring.run(settle_keys, self.home, self._keyring.vault, self.identity)
-
-    async def _watch_clock(self) -> None:
-        """Attest anew when the clock was set: what was attested before is of another time."""
-        unset, floor = self.clock.unset(), self.clock.floor
-        while True:
-            await asyncio.sleep(LOOK_AT_CLOCK)
-            assert self._presenter is not None
-            made = self._presenter.created_at
-            ahead = made is not None and made - self.clock.now() > AHEAD
-            if ahead or (self.clock.unset(), self.clock.floor) != (unset, floor):
-                try:
-                    await self._present_anew()
-                except (EdgeError, VaultError) as error:
-                    log.warning("cannot attest anew after the clock was set: %s", error)
-                    continue
-                unset, floor = self.clock.unset(), self.clock.floor
+        """Our secrets at rest; see Presence."""
+        return await self.presence.sealed()
 
     # -- whom we know
 
@@ -561,7 +422,7 @@ class Node:
             "identity_name": self.identity.name,
             "identifier": str(self.identity.history.identifier),
             "identity_changes": len(self.identity.history.changes),
-            "identity_behind": self.follower.failure,
+            "identity_behind": self.presence.follower.failure,
             "rotation_due": rotation_due(self.identity.history),
             "is_default": record.is_default,
             "status": "running",
@@ -576,26 +437,9 @@ class Node:
             "relays": self.relays.list(),
             "services": self.list_services(),
             "vault_signatures": self.signatures,
-            "vault": self._describe_vault(),
+            "vault": self.presence.describe_vault(),
             "fleet": self.fleet.status(),
         }
-
-    def _describe_vault(self) -> Spec:
-        """Where our key is, what is known of the token there, and until when we can go on."""
-        if self._keyring is None or self._presenter is None:
-            return {}
-        until = self._presenter.valid_until
-        kind = self.identity.uri.partition(":")[0]
-        attested = None if until is None else utc(until)
-        return {"type": kind, "attested_until": attested, **self._keyring.described()}
-
-    @property
-    def waiting_for(self) -> str | None:
-        """What keeps us from opening channels, if anything does."""
-        watch = self._keyring.watch if self._keyring is not None else None
-        if watch is None or watch.present:
-            return None
-        return f"{watch.name} is {watch.state}: {watch.error}{watch.outlook()}"
 
     def list_services(self) -> list[Spec]:
         builtin = [("echo", "echo"), ("uppercase", "uppercase")]
@@ -606,13 +450,6 @@ class Node:
 
     def list_workers(self) -> list[Spec]:
         return [{"addr": address.decode(errors="replace")} for address in self.router.addresses()]
-
-
-def settle_keys(home: Home, vault: Vault, identity: Identity) -> None:
-    """Runs in the vault's thread, with a view of the store of its own."""
-    with changing(home, patience=0), closing(Store(home.database)) as store:
-        name = identity.name
-        try_to_settle(store, vault, identity.record.vault, name, current=load(store, name))
 
 
 def _one_of(named: list[Identifier]) -> Trust:

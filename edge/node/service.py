@@ -99,7 +99,7 @@ async def _serve(
         lock.write(path)
         if exit_on_eof:
             asyncio.get_running_loop().add_reader(0, _read_to_end, node)
-        _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.waiting_for})
+        _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.presence.waiting_for})
         log.info("the node %s is ready, as %s", name, node.identity.history.identifier)
         gc.collect()
         gc.freeze()
@@ -128,7 +128,9 @@ async def _stay(node: Node) -> None:
 
 
 def _status(node: Node) -> str:
-    return f"STATUS=node {node.name}, {node.waiting_for or node.identity.history.identifier}"
+    return (
+        f"STATUS=node {node.name}, {node.presence.waiting_for or node.identity.history.identifier}"
+    )
 
 
 class _Systemd:

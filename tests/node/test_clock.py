@@ -60,7 +60,7 @@ class Wall:
 def test_a_node_in_1970_talks_to_a_hub_of_today(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.node.node.LOOK_AT_CLOCK", 0.05)
+    monkeypatch.setattr("edge.node.presence.LOOK_AT_CLOCK", 0.05)
 
     async def test(home: Home) -> None:
         hub_name = make_node(home, "hub")
@@ -86,7 +86,7 @@ def test_a_node_in_1970_talks_to_a_hub_of_today(
         # NTP arrives: attestations are short again.
         wall.now = TODAY + 100
         await eventually(lambda: device.present().attestation.created_at == TODAY + 100)
-        await device._present_anew()
+        await device.presence.present_anew()
         assert device.present().attestation.expires_at == TODAY + 100 + SHORT
         await device.close()
         await hub.close()
@@ -98,7 +98,7 @@ def test_a_node_in_1970_talks_to_a_hub_of_today(
 def test_a_clock_that_was_ahead_is_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.node.node.LOOK_AT_CLOCK", 0.05)
+    monkeypatch.setattr("edge.node.presence.LOOK_AT_CLOCK", 0.05)
 
     async def test(home: Home) -> None:
         make_node(home, "n")
@@ -116,7 +116,7 @@ def test_a_clock_that_was_ahead_is_set_back(
 def test_the_vault_fails_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("edge.node.node.LOOK_AT_CLOCK", 0.02)
+    monkeypatch.setattr("edge.node.presence.LOOK_AT_CLOCK", 0.02)
 
     async def test(home: Home) -> None:
         make_node(home, "n")

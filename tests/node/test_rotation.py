@@ -138,7 +138,7 @@ async def rotated(node: Node) -> None:
     """As the command does it: in another process, which then tells the node."""
     await asyncio.to_thread(rotate, node.home, node.identity.name)
     before = len(node.identity.history.changes)
-    assert await node.follower.follow()
+    assert await node.presence.follower.follow()
     assert len(node.identity.history.changes) == before + 1
 
 
@@ -234,14 +234,14 @@ def test_two_nodes_with_one_identity(tmp_path: Path) -> None:
                 await peer.reach(f"{address(b)}/secure/api", [], 2.0)
             # Its next attestation would have needed a key that is gone.
             with pytest.raises(VaultError):
-                await b._present_anew()
+                await b.presence.present_anew()
             await meet(peer, a)
-            assert await b.follower.follow()
+            assert await b.presence.follower.follow()
             await meet(peer, b)
             await meet(b, peer)
             assert (await b.show())["identity_changes"] == 2
-            assert not await b.follower.follow()
-            await b._present_anew()
+            assert not await b.presence.follower.follow()
+            await b.presence.present_anew()
             await meet(b, peer)
 
     run(test, tmp_path)
@@ -256,7 +256,7 @@ def test_a_node_whose_token_is_away_follows_when_it_is_back(tmp_path: Path) -> N
             vault = home.root / "vault.sealed"
             vault.rename(home.root / "away")
             with pytest.raises(VaultError):
-                await a.follower.follow()
+                await a.presence.follower.follow()
             assert "identity_behind" in await a.show()
             assert (await a.show())["identity_behind"]
             await meet(peer, a)  # what it has is still good
@@ -282,9 +282,9 @@ def test_a_node_on_a_token_follows(tmp_path: Path, soft_token: SoftToken) -> Non
         async with running(home, "a", "peer") as (a, peer):
             await meet(peer, a)
             await asyncio.to_thread(rotate, home, "a")
-            assert a._presenter is not None
+            assert a.presence.presenter is not None
             with pytest.raises(VaultError):
-                await a._presenter._renew()
+                await a.presence.presenter._renew()
             await eventually(lambda: len(a.identity.history.changes) == 2, 20)
             await meet(peer, a)
             await meet(a, peer)
@@ -308,7 +308,7 @@ def test_a_restored_database_is_not_followed(tmp_path: Path) -> None:
             with closing(Store(home.database)) as store:
                 store.rotate_identity("a", kind="ed25519", label="x", history=before.history)
             with pytest.raises(TrustError, match="another history"):
-                await a.follower.follow()
+                await a.presence.follower.follow()
 
     run(test, tmp_path)
 

@@ -433,7 +433,9 @@ def test_start_while_the_token_that_seals_is_away(soft_token: SoftToken, tmp_pat
             with pytest.raises(Unattested):
                 one.present()
             away.rename(soft_token.folder / "tokens" / "back")
-            await eventually(lambda: one._presenter and one._presenter.valid_until, 15)
+            await eventually(
+                lambda: one.presence.presenter and one.presence.presenter.valid_until, 15
+            )
             return one.present().secret
 
     assert asyncio.run(asyncio.wait_for(waits(), 50)) == before[0]
@@ -457,7 +459,7 @@ def test_the_vault_is_asked_once_for_all_records(
 async def spy(one: Node, asked: list[str]) -> None:
     import threading  # noqa: PLC0415
 
-    vault: Any = one._keyring.vault if one._keyring else None
+    vault: Any = one.presence.keyring.vault if one.presence.keyring else None
     unseal = vault.unseal
 
     def spied(blob: bytes, aad: bytes) -> bytes:
