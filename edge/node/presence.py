@@ -188,21 +188,21 @@ class Presence:
 
     async def watch_clock(self) -> None:
         """Attest anew when the clock was set: what was attested before is of another time."""
-        unset, floor = self.clock.unset(), self.clock.floor
+        attested = self.clock.unset(), self.clock.floor
         while True:
             await asyncio.sleep(LOOK_AT_CLOCK)
             assert self.presenter is not None
             made = self.presenter.created_at
             ahead = made is not None and made - self.clock.now() > AHEAD
-            if ahead or (self.clock.unset(), self.clock.floor) != (unset, floor):
-                if self.waiting_for is not None:
-                    continue  # what we have is better than nothing
-                try:
-                    await self.present_anew()
-                except (EdgeError, VaultError) as error:
-                    log.warning("cannot attest anew after the clock was set: %s", error)
-                    continue
-                unset, floor = self.clock.unset(), self.clock.floor
+            found = self.clock.unset(), self.clock.floor
+            if (not ahead and found == attested) or self.waiting_for is not None:
+                continue  # while the token is away, what we have is better than nothing
+            try:
+                await self.present_anew()
+            except (EdgeError, VaultError) as error:
+                log.warning("cannot attest anew after the clock was set: %s", error)
+                continue
+            attested = found  # as it was before: it may have been set again meanwhile
 
     def describe_vault(self) -> Spec:
         """Where our key is, what is known of the token there, and until when we can go on."""
