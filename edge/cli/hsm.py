@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # name of a command -> where it is, for those with a file of their own
 ELSEWHERE = {
     "test": "edge.cli.hsmreport:test",
+    "probe": "edge.cli.hsmreport:probe",
     "attest": "edge.cli.attest:attest",
     "verify-attestation": "edge.cli.attest:verify_attestation",
     "challenge": "edge.cli.attest:challenge",

@@ -79,6 +79,26 @@ def test_every_verb_twice(any_token: Place) -> None:
     assert len(json.loads(place.out("hsm", "keys"))) == 1
 
 
+@pytest.mark.timeout(120)
+def test_a_probe_finds_what_the_row_says_and_leaves_nothing(any_token: Place) -> None:
+    place = any_token
+    assert "--yes" in place.refused("hsm", "probe", place.uri)
+    for _ in range(2):
+        found = json.loads(place.out("hsm", "probe", place.uri, "-y"))
+        assert found["differences"] == {}
+        assert found["troubles"] == []
+        assert found["row"].startswith("Profile(")
+    assert place.out("hsm", "keys", place.uri) == "[]"
+    # measured on these two with other tools before
+    if found["profile"] == "softhsm":
+        assert found["facts"]["seal_suites"] == ["ecdh-p256", "rsa-oaep-sha1"]
+        assert found["facts"]["ECDSA_SHA256"] is False
+    else:
+        assert found["facts"]["seal_suites"][-2:] == ["rsa-oaep-sha256", "rsa-oaep-sha1"]
+        assert found["facts"]["session_objects"] is False
+        assert "few_objects" in found["not_tried"]
+
+
 def test_a_key_is_never_replaced(token: Place) -> None:
     first = token.out("hsm", "create-key", token.uri, "--label", "k", "--kind", "p256")
     said = token.refused("hsm", "create-key", token.uri, "--label", "k", "--kind", "ed25519")

@@ -15,7 +15,16 @@ pkcs11 = pytest.importorskip("pkcs11")
 from pkcs11 import Attribute, ObjectClass  # noqa: E402
 
 from vault_backends import open_vault  # noqa: E402
-from vault_backends.pkcs11 import admin, change, initialise, module, pinfile, survey  # noqa: E402
+from vault_backends.pkcs11 import (
+    admin,
+    change,
+    initialise,
+    learn,
+    module,
+    pinfile,
+    profiles,
+    survey,
+)
 from vault_backends.pkcs11.change import NewPin, Outcome, change_pin  # noqa: E402
 from vault_backends.pkcs11.objects import search  # noqa: E402
 from vault_backends.pkcs11.token import TokenLogin  # noqa: E402
@@ -302,6 +311,21 @@ def test_half_a_pair_is_deleted_too(uri: Pkcs11Uri, tmp_path: Path) -> None:
     vault.close()
 
 
+def test_another_key_of_the_same_id_stays(uri: Pkcs11Uri, tmp_path: Path) -> None:
+    vault = Pkcs11Vault(uri, None, tmp_path)
+    for label in ("k", "other"):
+        vault.generate(Kind.P256, label)
+    with vault.login.logged_in() as session:
+        for what in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            for one in search(session, what):
+                one[Attribute.ID] = b"\7"
+    assert admin.delete_key(vault.login, "k")
+    with vault.login.logged_in() as session:
+        for what in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            assert [one[Attribute.LABEL] for one in search(session, what)] == ["other"]
+    vault.close()
+
+
 def test_two_keys_of_one_label_are_told_apart_by_id(uri: Pkcs11Uri, tmp_path: Path) -> None:
     for key_id in (b"\1", b"\2"):
         vault = Pkcs11Vault(replace(uri, id=key_id), None, tmp_path)
@@ -353,3 +377,28 @@ def test_a_survey_says_what_a_vault_finds(
     assert json.loads(json.dumps(vault.login.ask_state()._asdict()))["serial"] == slot.serial  # type: ignore[attr-defined]
     vault.close()
     assert os.path.exists(found.path)
+
+
+# --- what a token is like
+
+
+def test_a_probe_tells_where_the_row_is_wrong(
+    uri: Pkcs11Uri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(
+        profiles.ROWS[0], ed25519_curves=(profiles.ED25519_NAME,), id_length=2, stale_view=True
+    )
+    monkeypatch.setattr("vault_backends.pkcs11.token.profile_for", lambda *_: wrong)
+    found = learn.learn(uri, None, tmp_path, lambda _: None)
+    assert set(found.differences()) == {"ed25519_curves", "id_length", "stale_view"}
+    assert "stale_view" not in learn.row_text(found.found)
+
+
+def test_a_probe_with_a_wrong_pin_is_one_login(
+    uri: Pkcs11Uri, soft_token: SoftToken, tmp_path: Path
+) -> None:
+    soft_token.pin_file.write_text("wrong\n")
+    with pytest.raises(Locked, match="refused the PIN"):
+        learn.learn(uri, None, tmp_path, lambda _: None)
+    with pytest.raises(Locked, match="not tried again"):
+        learn.learn(uri, None, tmp_path, lambda _: None)

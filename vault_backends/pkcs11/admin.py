@@ -92,7 +92,7 @@ def delete_key(login: TokenLogin, label: str) -> KeyRecord | None:
             hint="say which one by its URI, with id=",
         )
     with login.logged_in() as session:
-        for one in _pair(session, there[0].id if there else None, label):
+        for one in _pair(session, there[0] if there else None, label):
             destroy(one)
     return there[0] if there else None
 
@@ -113,15 +113,25 @@ def key_uri(login: TokenLogin, label: str, key_id: bytes = b"") -> str:
     return unparse(replace(exact(login.uri, login.state), object=label or None, id=key_id or None))
 
 
-def _pair(session: Any, key_id: str | None, label: str) -> list[Any]:
-    """The private part first: without it the rest is of no use to anyone. Without a private key,
-    the public one of the label that a power cut left."""
-    if key_id:
-        both = (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY, ObjectClass.PUBLIC_KEY)
-        return [one for what in both for one in search(session, what, id=bytes.fromhex(key_id))]
-    private = search(session, ObjectClass.PRIVATE_KEY, label=label)
-    private += search(session, ObjectClass.SECRET_KEY, label=label)
-    return private + search(session, ObjectClass.PUBLIC_KEY, label=label)
+def _pair(session: Any, record: KeyRecord | None, label: str) -> list[Any]:
+    """The private part first: without it the rest is of no use to anyone. Other keys may have the same
+    id: what is deleted has the label too, or the very public key. Without a private key, the public
+    one of the label that a power cut left."""
+    named = [
+        one
+        for what in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY, ObjectClass.PUBLIC_KEY)
+        for one in search(session, what, label=label)
+        if record is None or (read(one, Attribute.ID) or b"").hex() == record.id
+    ]
+    if record is None or not record.public:
+        return named
+    kind = Kind(record.kind)
+    return named + [
+        one
+        for one in search(session, ObjectClass.PUBLIC_KEY, id=bytes.fromhex(record.id))
+        if read(one, Attribute.LABEL) != label
+        and (points.point(kind, read(one, Attribute.EC_POINT) or b"") or b"").hex() == record.public
+    ]
 
 
 def _same(vault: Pkcs11Vault, there: KeyRecord, kind: Kind | None) -> KeyRecord:

@@ -117,7 +117,7 @@ class Suite(Protocol):
     name: str
     needs: frozenset[Mechanism]
 
-    def generate(self, session: Any, key_id: bytes, profile: Profile) -> None:
+    def generate(self, session: Any, key_id: bytes, profile: Profile, label: str = LABEL) -> None:
         """Make the key pair. Raises PKCS11Error."""
         ...
 
@@ -141,14 +141,14 @@ class EcdhP256:
     name = "ecdh-p256"
     needs = frozenset({Mechanism.EC_KEY_PAIR_GEN, Mechanism.ECDH1_DERIVE})
 
-    def generate(self, session: Any, key_id: bytes, profile: Profile) -> None:
+    def generate(self, session: Any, key_id: bytes, profile: Profile, label: str = LABEL) -> None:
         private: dict[Attribute, Any] = {Attribute.DERIVE: True} | _INSIDE
         if profile.derive_is_decrypt:
             private |= {Attribute.DECRYPT: True, Attribute.UNWRAP: OMIT}
         parameters = {Attribute.EC_PARAMS: P256_OID}
         session.create_domain_parameters(KeyType.EC, parameters, local=True).generate_keypair(
             id=key_id,
-            label=LABEL,
+            label=label,
             store=True,
             mechanism=Mechanism.EC_KEY_PAIR_GEN,
             capabilities=0,
@@ -201,14 +201,14 @@ class RsaOaep:
         self._padding = padding.OAEP(padding.MGF1(digest), digest, None)
         self._parameters = (mechanism, mgf, None)
 
-    def generate(self, session: Any, key_id: bytes, profile: Profile) -> None:
+    def generate(self, session: Any, key_id: bytes, profile: Profile, label: str = LABEL) -> None:
         public = {Attribute.ENCRYPT: True} | _omitted(profile.omit_public)
         omitted = [name for name in profile.omit_private if name != "DECRYPT"]
         session.generate_keypair(
             KeyType.RSA,
             _RSA_BITS,
             id=key_id,
-            label=LABEL,
+            label=label,
             store=True,
             mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
             capabilities=0,
