@@ -15,7 +15,7 @@ pkcs11 = pytest.importorskip("pkcs11")
 from pkcs11 import Attribute, ObjectClass  # noqa: E402
 
 from vault_backends import open_vault  # noqa: E402
-from vault_backends.pkcs11 import (
+from vault_backends.pkcs11 import (  # noqa: E402
     admin,
     change,
     initialise,
