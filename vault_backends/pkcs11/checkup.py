@@ -152,7 +152,7 @@ def _sealing(vault: Seals) -> Finding:
     try:
         blob = vault.seal(secret, b"hsm test")
     except NotFound:
-        return Finding("seal", OK, "no seal key yet; one is made when something is to be sealed")
+        return Finding("seal", OK, "no seal key; ockam-edge vault seal makes one")
     if vault.unseal(blob, b"hsm test") != secret:
         return Finding("seal", FAIL, "what was sealed came back as something else")
     try:

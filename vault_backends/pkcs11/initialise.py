@@ -42,7 +42,7 @@ NOTES = {
         "The TPM counts wrong PINs of all its users together and then locks everybody out. Allow "
         "more tries than its default, e.g. tpm2_dictionarylockout --setup-parameters "
         "--max-tries=32 --recovery-time=600 --lockout-recovery-time=600, and set a lockout "
-        "password: tpm2_changeauth -c lockout -.",
+        "password: tpm2_changeauth -c lockout file:/path.",
     ),
 }
 _YUBIHSM = (
