@@ -119,6 +119,15 @@ def test_an_initialised_token_is_never_initialised_again(token: Place) -> None:
     assert token.init()
 
 
+def test_a_token_whose_pin_file_is_missing_is_left_alone(token: Place) -> None:
+    token.pin.unlink()
+    said = token.refused(
+        "hsm", "init", "--module", token.module, "--label", "gw", "--generate-pin", str(token.pin)
+    )
+    assert "is initialised already, and its PIN is not in" in said
+    assert not token.pin.exists()
+
+
 def test_a_token_that_does_not_open_is_not_ours(token: Place) -> None:
     token.pin.write_text("not the pin\n")
     said = token.refused(

@@ -138,8 +138,9 @@ def _signing(vault: Pkcs11Vault, key: Key, count: int) -> Finding:
         hint = "an identity signs rarely and can live with it; an authority cannot"
         return Finding(f"sign {key.label}", WARNING, text, hint, numbers)
     if said["local"] is False:
-        hint = "somebody may have a copy of a key that was not made here"
-        return Finding(f"sign {key.label}", WARNING, f"{text}; imported", hint, numbers)
+        text += "; the token does not mark the key as made in it"
+        hint = "was it imported, somebody may have a copy (NSS marks none of its keys)"
+        return Finding(f"sign {key.label}", WARNING, text, hint, numbers)
     return Finding(f"sign {key.label}", OK, text, numbers=numbers)
 
 

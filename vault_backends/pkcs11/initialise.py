@@ -104,6 +104,8 @@ def initialise(
             fresh = not place.flags & TokenFlag.USER_PIN_INITIALIZED
             if fresh:
                 pins = _pins_again(place, sources, ask)
+            else:
+                _check_pin_is_there(place, sources.pin)
     if fresh:
         _set_user_pin(module, where, pins, sources.so_pin, state_dir)
     state = _opens(where, (lambda _: pins.user) if fresh else ask, state_dir)
@@ -191,6 +193,16 @@ def _listed(uris: list[Pkcs11Uri]) -> str:
 
 
 # --- the PINs
+
+
+def _check_pin_is_there(place: _Place, source: str) -> None:
+    if source.startswith("file:") and not os.path.lexists(source.removeprefix("file:")):
+        raise Exists(
+            f"{named(place.state)} is initialised already, and its PIN is not in "
+            + source.removeprefix("file:"),
+            hint="name the file that has its PIN, or choose another label; a token is never "
+            "initialised twice",
+        )
 
 
 class _Pins(NamedTuple):
