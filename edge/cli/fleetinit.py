@@ -1,7 +1,6 @@
 """Makes a fleet on this machine: what `project init` and `authority create` do; twice is harmless."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 from edge.cli import local, spawn
 from edge.cli.arguments import HostPort
@@ -116,13 +115,10 @@ def start(name: str) -> None:
 
 def check_database(source: str | None) -> None:
     """A password on a command line is everybody's, and in our database in clear."""
-    if source is None or source.startswith(("file:/", "credential:")):
-        return
-    if urlsplit(source).password is not None:
-        raise ConfigError(
-            "the URL of the database has a password in it, which others can see",
-            hint="put the URL into a file with mode 0600 and give file:/path, or use ~/.pgpass",
-        )
+    if source is not None:
+        from edge.authority import database  # noqa: PLC0415
+
+        database.check(source)
 
 
 def _default_name(store: "Store") -> str:

@@ -167,9 +167,7 @@ class Fleet:
         if url is None:
             return await SqliteRegistry.open(registry_path(self._node), authority)
         try:
-            from edge.authority.postgres import (  # type: ignore[import-not-found]  # noqa: PLC0415 - an extra
-                PostgresRegistry,
-            )
+            from edge.authority.postgres import PostgresRegistry  # noqa: PLC0415 - an extra
         except ImportError:
             raise ConfigError(
                 "this authority is to use PostgreSQL, and its driver is not installed",
