@@ -1,366 +1,39 @@
-"""`make demo`: a database reached through a relay, every claim shown. Needs only .venv."""
+"""`make demo`: a fleet in three commands, a database behind it, every claim shown. Needs only .venv."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import pwd
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = Path(sys.executable).with_name("ockam-edge")
+from stage import (
+    ROOT,
+    Broken,
+    Database,
+    Person,
+    Recorder,
+    Story,
+    accepts,
+    answers,
+    call,
+    digest,
+    free_port,
+    listening_sockets,
+    memory_holds,
+    psql,
+    until,
+)
+
 WORD = "pomegranate"
 INLET_PORT = 15432
 ROWS = 1_000_000  # of 104 bytes: a bit more than 100 MB
-
-
-class Broken(Exception):
-    """The demonstration cannot go on."""
-
-
-# What a reader sees.
-
-
-class Story:
-    """Numbered steps, and a tick or a cross for each claim."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.proven = 0
-        self.failed: list[str] = []
-
-    def heading(self, text: str) -> None:
-        self.step += 1
-        print(f"\n{self.step}. {text}", flush=True)
-
-    def say(self, *lines: str) -> None:
-        for line in lines:
-            print(f"     {line}", flush=True)
-
-    def claim(self, true: object, text: str) -> None:
-        if true:
-            self.proven += 1
-        else:
-            self.failed.append(text)
-        print(f"   {'✔' if true else '✘'} {text}", flush=True)
-
-
-# Processes, all ended by the stack they were started on.
-
-
-def call(
-    *command: str | Path,
-    env: Mapping[str, str] | None = None,
-    limit: float = 30,
-    check: bool = True,
-    fed: str = "",
-) -> subprocess.CompletedProcess[str]:
-    """Run to the end, in `limit` seconds at most, fed with a file."""
-    try:
-        with open(fed or os.devnull) as stdin:
-            done = subprocess.run(
-                [str(part) for part in command],
-                env={**os.environ, **(env or {})},
-                stdin=stdin,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        if check:
-            raise Broken(f"{Path(command[0]).name} took more than {limit:g} s") from None
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {limit:g} s")
-    if check and done.returncode:
-        shown = " ".join(str(part) for part in command[:4])
-        why = (done.stderr or done.stdout).strip()
-        raise Broken(f"{shown} … ended with {done.returncode}: {why}")
-    return done
-
-
-def until(what: str, true: Callable[[], bool], limit: float, step: float = 0.05) -> float:
-    """Wait for something; how long it took."""
-    start = time.monotonic()
-    while not true():
-        if time.monotonic() - start > limit:
-            raise Broken(f"{what}: not within {limit:g} s")
-        time.sleep(step)
-    return time.monotonic() - start
-
-
-def free_port(wanted: int = 0) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-        return int(probe.getsockname()[1])
-
-
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-# The parts.
-
-
-class Database:
-    """A PostgreSQL server in a folder of its own, without a password, on loopback."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.bin = self._programs()
-        self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="ockam-edge-demo-db-"))
-        stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self.prefix: list[str] = []
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-            user = pwd.getpwnam("postgres")
-            os.chown(self.folder, user.pw_uid, user.pw_gid)
-            self.prefix = ["runuser", "-u", "postgres", "--"]
-        self.data = self.folder / "data"
-        os.chdir("/")  # a folder that every user may stand in
-        call(
-            *self.prefix,
-            self.bin / "initdb",
-            "-D",
-            self.data,
-            "-A",
-            "trust",
-            "-U",
-            "demo",
-            "-E",
-            "UTF8",
-            "--no-sync",
-            "--no-locale",
-            limit=60,
-        )
-        log = self.folder / "log"
-        stack.callback(self.stop)
-        call(
-            *self.prefix,
-            self.bin / "pg_ctl",
-            "-D",
-            self.data,
-            "-l",
-            log,
-            "-w",
-            "-t",
-            "30",
-            "start",
-            "-o",
-            f"-h 127.0.0.1 -p {self.port} -k '' -F",
-            limit=40,
-        )
-
-    @staticmethod
-    def _programs() -> Path:
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-        if found:
-            return found[-1].parent
-        path = shutil.which("initdb")
-        if path is None:
-            raise Broken("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-        return Path(path).parent
-
-    def stop(self) -> None:
-        call(
-            *self.prefix,
-            self.bin / "pg_ctl",
-            "-D",
-            self.data,
-            "-m",
-            "immediate",
-            "stop",
-            check=False,
-        )
-
-
-def psql(
-    port: int, sql: str, *, limit: float = 20, patience: int = 5, out: str = "", fed: str = ""
-) -> tuple[int, str, str]:
-    """psql's exit code, its answer (or the file `out` gets it) and its complaint."""
-    done = call(
-        "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1",
-        "-p", str(port), "-U", "demo", "-d", "postgres", "-c", sql, *(["-o", out] if out else []),
-        env={
-            "PGCONNECT_TIMEOUT": str(patience), "PGSSLMODE": "disable", "PGGSSENCMODE": "disable",
-        },
-        limit=limit,
-        check=False,
-        fed=fed,
-    )  # fmt: skip
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
-
-
-def answers(port: int, limit: float = 3) -> bool:
-    return psql(port, "SELECT 1", limit=limit)[:2] == (0, "1")
-
-
-class Person:
-    """One machine of the story: a home folder, an identity and a node, all of the same name."""
-
-    def __init__(self, name: str, folder: Path, stack: contextlib.ExitStack, **env: str) -> None:
-        self.name = name
-        self.env = {
-            "OCKAM_HOME": str(folder / name),
-            "NO_INPUT": "true",
-            "NO_COLOR": "true",
-            **env,
-        }
-        self.identifier = ""
-        stack.callback(self.end)
-
-    def edge(
-        self, *arguments: str, limit: float = 40, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        return call(COMMAND, *arguments, env=self.env, limit=limit, check=check)
-
-    def identity(self, *options: str) -> None:
-        self.edge("identity", "create", self.name, *options)
-        shown = self.edge("identity", "show", self.name).stdout
-        found = re.search(r"I[0-9a-f]{64}", shown)
-        if found is None:
-            raise Broken(f"`identity show {self.name}` shows no identifier: {shown!r}")
-        self.identifier = found[0]
-
-    def node(self, *options: str) -> None:
-        self.edge("node", "create", self.name, "--identity", self.name, *options)
-
-    def json(self, *arguments: str) -> object:
-        return json.loads(self.edge(*arguments, "--output", "json").stdout or "null")
-
-    def logged(self, words: str) -> str:
-        """What its node logged last with these words in it."""
-        file = Path(self.edge("node", "logs", self.name).stdout.strip())
-        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-        return next((line for line in reversed(lines) if words in line), "")
-
-    @property
-    def pid(self) -> int:
-        shown = self.json("node", "show", self.name)
-        if not isinstance(shown, dict) or not isinstance(shown.get("pid"), int):
-            raise Broken(f"`node show {self.name}` shows no process number")
-        return int(shown["pid"])
-
-    def end(self) -> None:
-        with contextlib.suppress(Broken, OSError):
-            self.edge("node", "delete", self.name, "--yes", limit=15, check=False)
-
-
-class Recorder:
-    """Stands in front of the hub and passes every byte on, both ways; records while asked to."""
-
-    def __init__(self, hub_port: int, stack: contextlib.ExitStack) -> None:
-        self.hub_port = hub_port
-        self.recording = False
-        self.recorded: list[bytes] = []
-        self.pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self.listener.getsockname()[1])
-        stack.callback(self.close)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self.listener.close()
-        for pair in list(self.pairs):
-            self._end(pair)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            try:
-                hub = socket.create_connection(("127.0.0.1", self.hub_port), 2)
-            except OSError:
-                client.close()
-                continue
-            pair = (client, hub)
-            self.pairs.add(pair)
-            for end in pair:
-                end.settimeout(None)
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for here, there in (pair, pair[::-1]):
-                threading.Thread(target=self._pass, args=(pair, here, there), daemon=True).start()
-
-    def _pass(
-        self, pair: tuple[socket.socket, socket.socket], here: socket.socket, there: socket.socket
-    ) -> None:
-        room = bytearray(256 * 1024)
-        view = memoryview(room)
-        with contextlib.suppress(OSError):
-            while n := here.recv_into(room):
-                if self.recording:
-                    self.recorded.append(bytes(view[:n]))
-                there.sendall(view[:n])
-        self._end(pair)
-
-    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        self.pairs.discard(pair)
-        for end in pair:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
-def listening_sockets(pid: int) -> list[str]:
-    """Where a process accepts connections or datagrams over IP, by the kernel's own tables."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
-            if match:
-                inodes.add(match[1])
-    found = []
-    for table, states in (("tcp", {"0A"}), ("tcp6", {"0A"}), ("udp", {"07"}), ("udp6", {"07"})):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                field = line.split()
-                if field[3] in states and field[9] in inodes:
-                    found.append(f"{table} port {int(field[1].rpartition(':')[2], 16)}")
-    return found
-
-
-def memory_holds(pid: int, *words: bytes) -> list[bool] | None:
-    """Whether each word is in a process's writable memory; None when we may not look."""
-    found = [False] * len(words)
-    try:
-        place = Path(f"/proc/{pid}")
-        with open(place / "maps") as maps, open(place / "mem", "rb", buffering=0) as memory:
-            for line in maps:
-                area, rights, *_ = line.split()
-                if not rights.startswith("rw"):
-                    continue
-                low, high = (int(x, 16) for x in area.split("-"))
-                with contextlib.suppress(OSError, ValueError, OverflowError):
-                    memory.seek(low)
-                    data = memory.read(high - low) or b""
-                    found = [had or word in data for had, word in zip(found, words, strict=True)]
-    except PermissionError:
-        return None
-    return found
-
-
-def digest(file: Path) -> bytes:
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").digest()
 
 
 class Demo:
@@ -378,14 +51,15 @@ class Demo:
         )
         start = time.monotonic()
         self.parts()
-        self.identities()
-        self.nodes()
-        self.tunnel()
+        self.fleet()
+        self.gateway_joins()
+        self.client_joins()
         self.query()
         self.copy()
         self.proofs()
         self.sockets()
         self.refusals()
+        self.revocation()
         self.recovery()
         story = self.story
         took = time.monotonic() - start
@@ -409,81 +83,64 @@ class Demo:
         self.uri, self.token = given["VAULT_URI"], given
         story.claim(True, "a SoftHSM token with the label `edge` is ready (PKCS#11, as a real one)")
 
-    def identities(self) -> None:
+    def fleet(self) -> None:
         story = self.story
-        story.heading(
-            "Three machines, three identities (all on this computer, each in its own folder)"
-        )
+        story.heading("One command makes a fleet: its authority, its hub, its first enroller")
         self.hub = Person("hub", self.folder, self.stack)
-        token = {"SOFTHSM2_CONF": self.token["SOFTHSM2_CONF"]}
-        self.gateway = Person("gateway", self.folder, self.stack, **token)
-        self.client = Person("client", self.folder, self.stack)
-        self.hub.identity()
-        self.gateway.identity("--vault", self.uri)
-        self.client.identity()
-        for person, role in (
-            (self.hub, "only passes messages on"),
-            (self.gateway, "the device; its key was made inside the token"),
-            (self.client, "wants to use the database"),
-        ):
-            story.say(f"{person.name:8} {person.identifier}", f"{'':8} {role}")
-
-    def nodes(self) -> None:
-        story = self.story
-        story.heading("Three nodes")
         self.hub_port = free_port()
-        self.hub.node("--tcp-listener-address", f"127.0.0.1:{self.hub_port}")
-        self.gateway.node("--no-tcp-listener")
-        self.client.node("--no-tcp-listener")
         self.recorder = Recorder(self.hub_port, self.stack)
-        self.at = f"/ip4/127.0.0.1/tcp/{self.recorder.port}/secure/api"
-        story.claim(True, f"the hub listens on 127.0.0.1:{self.hub_port}; the two others nowhere")
-        story.say(f"(They reach it through 127.0.0.1:{self.recorder.port}, a recorder.)")
+        address, listen = f"127.0.0.1:{self.recorder.port}", f"127.0.0.1:{self.hub_port}"
+        self.hub.edge("project", "init", "plant", "--address", address, "--listen", listen)
+        story.say(
+            f"hub:     project init plant --address {address}",
+            "(That address is a recorder in front of the hub. All machines are on this computer,",
+            "each in a folder of its own.)",
+        )
+        story.claim(accepts(self.hub_port), f"the hub listens on {listen}")
 
-    def tunnel(self) -> None:
+    def ticket(self, *options: str) -> str:
+        return self.hub.edge("project", "ticket", *options).stdout.strip()
+
+    def gateway_joins(self) -> None:
         story = self.story
-        story.heading("The tunnel: outlet and relay at the gateway, inlet at the client")
-        self.gateway.edge(
-            "tcp-outlet",
-            "create",
-            "--at",
-            "gateway",
-            "--to",
-            f"127.0.0.1:{self.database.port}",
-            "--allow",
-            self.client.identifier,
+        story.heading("The device: a key made inside the token, a ticket, an outlet")
+        env = {"SOFTHSM2_CONF": self.token["SOFTHSM2_CONF"]}
+        self.gateway = gateway = Person("gateway", self.folder, self.stack, **env)
+        gateway.edge("identity", "create", "gateway", "--vault", self.uri)
+        ticket = self.ticket("--relay", "default")
+        story.say("hub:     project ticket --relay default > ticket")
+        gateway.edge("project", "enroll", ticket)
+        to = f"127.0.0.1:{self.database.port}"
+        gateway.edge("relay", "create")
+        gateway.edge("tcp-outlet", "create", "postgres", "--to", to, "--allow", "postgres-inlet")
+        story.say(
+            "gateway: project enroll ticket",
+            "gateway: relay create",
+            f"gateway: tcp-outlet create postgres --to {to} --allow postgres-inlet",
         )
-        story.say("gateway: tcp-outlet create --to <database> --allow <client>")
-        self.gateway.edge(
-            "relay",
-            "create",
-            "gateway",
-            "--to",
-            "gateway",
-            "--at",
-            self.at,
-            "--authorized",
-            self.hub.identifier,
+        again = gateway.edge("project", "enroll", ticket, check=False)
+        story.claim(
+            again.returncode == 0 and "already" in again.stderr,
+            "enrolling twice is harmless",
         )
-        story.say("gateway: relay create gateway --at /ip4/…/secure/api --authorized <hub>")
-        self.route = f"{self.at}/service/forward_to_gateway/secure/api/service/outlet"
+        thief = Person("thief", self.folder, self.stack)
+        spent = thief.edge("project", "enroll", ticket, check=False)
+        why = complaint(spent.stderr)
+        story.claim(spent.returncode and "used up" in why, f"the ticket is spent: {why}")
+
+    def client_joins(self) -> None:
+        story = self.story
+        story.heading("Whoever wants the database: a ticket with an attribute, and an inlet")
+        self.client = client = Person("client", self.folder, self.stack)
+        client.edge("project", "enroll", self.ticket("--attribute", "postgres-inlet"))
         self.port = free_port(INLET_PORT)
         if self.port != INLET_PORT:
             story.say(f"(port {INLET_PORT} is taken here, {self.port} is used instead)")
-        self.client.edge(
-            "tcp-inlet",
-            "create",
-            "--at",
-            "client",
-            "--from",
-            f"127.0.0.1:{self.port}",
-            "--authorized",
-            self.gateway.identifier,
-            "--to",
-            self.route,
-        )
+        client.edge("tcp-inlet", "create", "--from", f"127.0.0.1:{self.port}", "--to", "postgres")
         story.say(
-            f"client:  tcp-inlet create --from {self.port} --authorized <gateway> --to …/outlet"
+            "hub:     project ticket --attribute postgres-inlet > ticket",
+            "client:  project enroll ticket",
+            f"client:  tcp-inlet create --from {self.port} --to postgres",
         )
         took = until("the tunnel answers", lambda: answers(self.port), 20)
         story.claim(True, f"psql -h 127.0.0.1 -p {self.port} answers, {took:.1f} s later")
@@ -494,7 +151,7 @@ class Demo:
         self.recorder.recorded.clear()
         self.recorder.recording = True
         _, answer, _ = psql(self.port, "SELECT i, fruit FROM basket ORDER BY i")
-        held = memory_holds(self.hub.pid, WORD.encode(), b"forward_to_gateway")
+        held = memory_holds(self.hub.pid, WORD.encode(), b"forward_to_default")
         self.recorder.recording = False
         seen = b"".join(self.recorder.recorded)
         story.say("SELECT i, fruit FROM basket ORDER BY i;", *answer.splitlines()[:3], "…")
@@ -556,24 +213,33 @@ class Demo:
         story.say(
             "An identifier is the hash of the first entry in an identity's history of keys. In every",
             "handshake each side shows its history and a channel key signed with its newest key,",
-            "and proves (Noise XX) that it holds that channel key. Nobody else can do that.",
+            "proves (Noise XX) that it holds that key, and shows what the authority says of it.",
         )
-        inlets = self.client.json("tcp-inlet", "list", "--at", "client")
+        hub, gateway, client = (
+            person.identifier for person in (self.hub_identity(), self.gateway, self.client)
+        )
+        inlets = self.client.json("tcp-inlet", "list")
         peers = [inlet.get("peer") for inlet in inlets] if isinstance(inlets, list) else []
         story.claim(
-            peers == [self.gateway.identifier],
-            f"the client's inlet ends at      {self.gateway.identifier[:17]}… (--authorized)",
+            peers == [gateway], f"the client's inlet ends at      {gateway[:17]}…, a member"
         )
         story.claim(
-            self.hub.identifier in self.gateway.logged("relay gateway: up"),
-            f"the gateway's relay is held at  {self.hub.identifier[:17]}… (--authorized)",
+            hub in self.gateway.logged("relay default: up"),
+            f"the gateway's relay is held at  {hub[:17]}…, the hub that the ticket named",
         )
-        outlets = json.dumps(self.gateway.json("tcp-outlet", "show", "outlet", "--at", "gateway"))
+        said = self.gateway.json("policy", "check", client, "--resource", "postgres")
         story.claim(
-            self.client.identifier in outlets,
-            f"the gateway's outlet admits     {self.client.identifier[:17]}… only (--allow)",
+            isinstance(said, dict) and said.get("allowed"),
+            f"the gateway's outlet admits     {client[:17]}…: it has postgres-inlet",
         )
+        said = self.gateway.json("policy", "check", hub, "--resource", "postgres")
+        why = said.get("reason") if isinstance(said, dict) else said
+        story.claim(why, f"and would refuse the hub itself: {why}")
         self.key()
+
+    def hub_identity(self) -> Person:
+        """The hub's default identity is the enroller's; its node is another one."""
+        return _Named(self.hub, "plant")
 
     def key(self) -> None:
         story = self.story
@@ -626,63 +292,48 @@ class Demo:
 
     def refusals(self) -> None:
         story = self.story
-        story.heading("A stranger, and a thief of names")
-        stranger = Person("stranger", self.folder, self.stack)
-        stranger.identity()
-        stranger.node("--no-tcp-listener")
+        story.heading("A stranger, a member without the attribute, and a thief of names")
+        guest = Person("guest", self.folder, self.stack)
+        guest.edge("project", "enroll", self.ticket())
         port = free_port()
-        stranger.edge(
-            "tcp-inlet",
-            "create",
-            "--at",
-            "stranger",
-            "--from",
-            f"127.0.0.1:{port}",
-            "--authorized",
-            self.gateway.identifier,
-            "--to",
-            self.route,
-            check=False,
-        )
-        code, answer, why = psql(port, "SELECT 1", limit=15)
-        story.say(
-            f"stranger {stranger.identifier[:17]}…: its own inlet to the same outlet, and psql:"
-        )
+        guest.edge("tcp-inlet", "create", "--from", f"127.0.0.1:{port}", "--to", "postgres")
+        code, answer, why = psql(port, "SELECT 1", limit=20)
+        story.say("guest, a member without attributes: its own inlet to postgres, and psql:")
         story.say(f"   {why.splitlines()[0] if why else answer}")
-        refused = code != 0 and not answer
-        logged = self.gateway.logged("is not allowed")
-        story.say(f"the gateway's log: {logged.partition('outlet outlet: ')[2]}")
-        story.claim(
-            refused and stranger.identifier in logged,
-            "the outlet refuses an identity that it does not name",
-        )
-        made = stranger.edge(
-            "relay",
-            "create",
-            "gateway",
-            "--to",
-            "stranger",
-            "--at",
-            self.at,
-            "--authorized",
-            self.hub.identifier,
-            limit=60,
-            check=False,
-        )
-        listed = stranger.json("relay", "list", "--to", "stranger")
-        relays = listed if isinstance(listed, list) else []
-        up = [relay for relay in relays if relay.get("connection_status") == "Up"]
-        why = made.stderr.strip() or " ".join(str(relay.get("last_failure")) for relay in relays)
-        why = why.partition("\n")[0]
-        story.say("stranger: relay create gateway --at <the hub>:", f"   {why}")
-        logged = self.hub.logged("is refused")
-        story.say(f"the hub's log: {logged[logged.find('relay ') :]}")
-        story.claim(
-            not up and stranger.identifier in logged,
-            "the hub does not give the name `gateway` to another identity",
-        )
+        logged = self.gateway.logged("refused", guest.identifier)
+        story.say(f"the gateway's log: {logged.partition(': ')[2]}")
+        story.claim(code and "postgres-inlet" in logged, "refused, and the log names the clause")
+        stolen = guest.edge("relay", "create", "default", limit=60, check=False)
+        why = (stolen.stderr or stolen.stdout).strip().partition("\n")[0]
+        story.say("guest: relay create default:", f"   {why}")
+        logged = self.hub.logged("relay", guest.identifier)
+        story.claim(logged, "the hub gives relay names only to members with the right")
+        stranger = Person("stranger", self.folder, self.stack)
+        stranger.edge("identity", "create", "stranger")
+        model = self.folder / "plant.json"
+        model.write_text(self.hub.edge("project", "show", "plant").stdout)
+        stranger.edge("project", "import", "--project-file", str(model))
+        lost = stranger.edge("project", "enroll", check=False)
+        why = complaint(lost.stderr)
+        story.claim(lost.returncode and "member" in why, f"a stranger with the project file: {why}")
         story.claim(answers(self.port, 10), "and the client's tunnel works as before")
-        stranger.end()
+        guest.end()
+
+    def revocation(self) -> None:
+        story = self.story
+        story.heading("A member is removed")
+        leaver = Person("leaver", self.folder, self.stack)
+        leaver.edge("project", "enroll", self.ticket("--attribute", "postgres-inlet"))
+        port = free_port()
+        leaver.edge("tcp-inlet", "create", "--from", f"127.0.0.1:{port}", "--to", "postgres")
+        until("the leaver's tunnel answers", lambda: answers(port), 20)
+        self.hub.edge("project-member", "delete", leaver.identifier)
+        start = time.monotonic()
+        until("the leaver is cut off", lambda: not answers(port, 4), 15)
+        took = time.monotonic() - start
+        story.claim(took <= 5, f"project-member delete: its tunnel is dead {took:.1f} s later")
+        story.claim(answers(self.port, 10), "and the client's is not")
+        leaver.end()
 
     def recovery(self) -> None:
         story = self.story
@@ -696,12 +347,28 @@ class Demo:
         story.say(f"{why.splitlines()[0] if why else code}")
         story.claim(told, f"without it psql is told so in {time.monotonic() - start:.1f} s")
         time.sleep(2)
-        self.hub.edge("node", "start", "hub")
+        self.hub.edge("node", "start", "plant")
         start = time.monotonic()
         until("the tunnel answers again", lambda: answers(self.port, 2), 30)
         took = time.monotonic() - start
         story.claim(took <= 5, f"the tunnel answers {took:.1f} s after the hub is back, by itself")
         story.claim(self.hub.pid != pid, "(the hub is another process now, with the same identity)")
+
+
+def complaint(stderr: str) -> str:
+    """The line that says why a command failed."""
+    return next((line for line in stderr.splitlines() if line.startswith("error: ")), stderr)
+
+
+class _Named(Person):
+    """The same machine, and an identity that is not its default one."""
+
+    def __init__(self, person: Person, identity: str) -> None:
+        self.name, self.env, self._identity = person.name, person.env, identity
+
+    @property
+    def identifier(self) -> str:
+        return self.edge("identity", "show", self._identity).stdout.strip()
 
 
 @contextlib.contextmanager
