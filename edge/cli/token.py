@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge.node.store import Store
     from vault_backends.vault import TokenState
 
+SEAL_LABEL = "ockam-seal"  # as in pkcs11/sealing.py, which is not loaded for this
 _LIST = "ockam-edge hsm list shows the tokens, with the URI to type for each"
 
 
@@ -106,12 +107,20 @@ def users(store: "Store", uri: Pkcs11Uri, state: "TokenState", label: str) -> li
         for one in store.unsettled()
         if one.vault in vaults and one.label == label
     ]
-    sealed = [
-        f"vault {vault.name}"
-        for vault in store.vaults()
-        if label == "ockam-seal" and "sealed-by=" in vault.uri
-    ]
-    return named + sealed
+    if label == SEAL_LABEL:
+        named += [f"vault {vault.name}" for vault in store.vaults() if "sealed-by=" in vault.uri]
+        named += [
+            f"the secrets at rest of identity {one.name}"
+            for one in store.identities()
+            if one.vault in vaults and _sealed_there(store, one.identifier)
+        ]
+    return named
+
+
+def _sealed_there(store: "Store", identifier: str) -> bool:
+    """Whether the vault of the identity seals its data key, and no other one does."""
+    found = store.data_key(identifier)
+    return found is not None and found.uri is None
 
 
 def _quietly(text: str) -> Pkcs11Uri | None:

@@ -205,6 +205,16 @@ def test_force_deletes_what_an_identity_needs(token: Place) -> None:
     assert token.out("hsm", "keys") == "[]"
 
 
+def test_the_key_that_seals_secrets_of_a_node_is_needed(token: Place) -> None:
+    token.out("vault", "create", "gw", "--uri", token.uri)
+    token.out("vault", "seal", "gw")
+    token.out("identity", "create", "gw", "--vault", "gw")
+    token.out("node", "create", "n", "--identity", "gw", "--keep-channel-key", "--no-tcp-listener")
+    token.out("node", "delete", "n", "--yes")
+    said = token.refused("hsm", "delete-key", "gw", "--label", "ockam-seal", "-y")
+    assert "secrets at rest of identity gw" in said
+
+
 def test_a_report_with_a_failure_fails(token: Place) -> None:
     token.pin.write_text("wrong\n")
     done = token.edge("hsm", "test", token.uri)
