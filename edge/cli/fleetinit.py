@@ -23,39 +23,70 @@ class Plan(NamedTuple):
     credential_key: str
     database: str | None
     enroller: str | None
+    authority: str | None = None
+    """The history of an authority elsewhere, in hexadecimal; then this machine is only the hub."""
+    authority_route: str | None = None
 
 
 def make_project(plan: Plan) -> "Project":
     """The identities, the node, the project; and the node runs."""
-    from edge.node.trustcontext import keep_project  # noqa: PLC0415
+    from edge.node.trustcontext import check_authority, keep_project  # noqa: PLC0415
 
     check_database(plan.database)
     with local.store() as store:
-        enroller = identity(store, plan.enroller or _default_name(store), None)
-        owner = identity(store, plan.name, plan.vault)
-        if enroller.history.identifier == owner.history.identifier:
-            raise ConfigError(
-                f"the identity {plan.name} cannot be authority and enroller at once",
-                hint="name another one with --enroller",
-            )
-        project = described(plan, owner)
-        settings = {
-            "authority": {"history": owner.history.encoded.hex()},
-            "serves": {
-                "hub": project.id,
-                "authority": authority_settings(
-                    project.id,
-                    trusted={str(enroller.history.identifier): {"ockam-role": "enroller"}},
-                    key=plan.credential_key,
-                    database=plan.database,
-                ),
-            },
-        }
+        _check_name(store, plan.name)
+        serve = _authority_and_hub if plan.authority is None else _hub
+        project, settings = serve(store, plan)
+        check_authority(store, project)
         listen = plan.listen or HostPort("0.0.0.0", plan.address.port)
         add_node(store, plan.name, plan.name, str(listen), settings)
         keep_project(store, project)
     start(plan.name)
     return project
+
+
+def _check_name(store: "Store", name: str) -> None:
+    """A project that this machine enrolled in is not made here: before anything is written."""
+    ours = {record.name for record in store.identities()}
+    if name not in ours and name in {record.name for record in store.projects()}:
+        raise ConfigError(
+            f"the project {name} is here already, and its hub is not this machine",
+            hint=f"choose another name; or forget that one: ockam-edge project delete {name}",
+        )
+
+
+def _authority_and_hub(store: "Store", plan: Plan) -> tuple["Project", dict[str, Any]]:
+    enroller = identity(store, plan.enroller or _default_name(store), None)
+    owner = identity(store, plan.name, plan.vault)
+    if enroller.history.identifier == owner.history.identifier:
+        raise ConfigError(
+            f"the identity {plan.name} cannot be authority and enroller at once",
+            hint="name another one with --enroller",
+        )
+    project = described(plan, owner)
+    authority = authority_settings(
+        project.id,
+        trusted={str(enroller.history.identifier): {"ockam-role": "enroller"}},
+        key=plan.credential_key,
+        database=plan.database,
+    )
+    return project, {
+        "authority": {"history": owner.history.encoded.hex()},
+        "serves": {"hub": project.id, "authority": authority},
+    }
+
+
+def _hub(store: "Store", plan: Plan) -> tuple["Project", dict[str, Any]]:
+    """The authority is elsewhere: that of another machine, or a stock one."""
+    from edge.node.trustcontext import read_history  # noqa: PLC0415
+    from edge.wire.multiaddr import Multiaddr  # noqa: PLC0415
+
+    assert plan.authority is not None
+    assert plan.authority_route is not None
+    history, route = read_history(plan.authority), Multiaddr.parse(plan.authority_route)
+    owner = identity(store, plan.name, plan.vault)
+    project = described(plan, owner)._replace(authority=history, authority_route=route)
+    return project, {"project": plan.name, "serves": {"hub": project.id}}
 
 
 def described(plan: Plan, owner: "Identity") -> "Project":
@@ -94,7 +125,7 @@ def add_node(store: "Store", name: str, owner: str, listen: str, settings: dict[
     except Taken:
         there = store.node(name)
         same = {key: there.settings.get(key) for key in settings} == settings
-        if not same or there.identity != owner:
+        if not same or (there.identity, there.listener) != (owner, listen):
             raise ConfigError(
                 f"a node named {name} exists already, and is another one",
                 hint=f"choose another name, or delete it: ockam-edge node delete {name}",
@@ -109,7 +140,8 @@ def start(name: str) -> None:
     try:
         spawn.background(local.home(), name)
     except EdgeError as error:
-        error.hint = error.hint or f"when that is mended: ockam-edge node start {name}"
+        start_it = f"ockam-edge node start {name}"
+        error.hint = f"{error.hint}; then: {start_it}" if error.hint else f"then: {start_it}"
         raise
 
 

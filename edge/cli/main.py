@@ -40,6 +40,7 @@ NOUNS = {
     "project": ("edge.cli.project:project", "A fleet: its tickets, its members' enrollment"),
     "project-member": ("edge.cli.member:project_member", "Members of a project, for enrollers"),
     "authority": ("edge.cli.authority:authority", "Who vouches for the members of a fleet"),
+    "credential": ("edge.cli.credential:credential", "What an identity says of another one"),
     "policy": ("edge.cli.policy:policy", "Who may use what on a node"),
     "message": ("edge.cli.message:message", "Send one message and print the answer"),
     "worker": ("edge.cli.service:worker", "Addresses inside a node"),

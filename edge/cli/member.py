@@ -23,6 +23,7 @@ project_option = click.option(
 )  # fmt: skip
 timeout_option = click.option("--timeout", type=Duration(), default="30s")
 WHO = Identifier()
+NONE = "there is no member"
 
 
 @click.group("project-member", cls=Noun)
@@ -35,11 +36,14 @@ def _ask(
     project: str | None,
     identity: str | None,
     timeout: int,
-) -> T:
+) -> tuple[str, T]:
+    """The name of the project, and what its authority says."""
     with local.store() as store:
         context = fleetwork.context_of(store, project)
+        assert context.project is not None
         who = fleetwork.identity_of(store, identity)
-        return fleetwork.converse(store, context, who, work, timeout=timeout / 1000)
+        found = fleetwork.converse(store, context, who, work, timeout=timeout / 1000)
+        return context.project.name, found
 
 
 @project_member.command()
@@ -61,8 +65,13 @@ def add(
 ) -> Result:
     """Make an identity a member, or replace what is said of it."""
     given = fleetwork.read_attributes(attributes, relay=relay, enroller=enroller)
-    _ask(lambda client: client.add_member(_parsed(member), given), project, identity, timeout)
-    return Result(text=done(f"{member} is a member"), machine=member, json={"identifier": member})
+    name, _ = _ask(
+        lambda client: client.add_member(_parsed(member), given), project, identity, timeout
+    )
+    return Result(
+        text=done(f"{member} is a member of project {name}"),
+        json={"project": name, "identifier": member, "attributes": given},
+    )
 
 
 @project_member.command("list-ids")
@@ -71,9 +80,9 @@ def add(
 @timeout_option
 def list_ids(project: str | None, identity: str | None, timeout: int) -> Result:
     """The identifiers of all members."""
-    found = _ask(lambda client: client.member_ids(), project, identity, timeout)
-    texts = sorted(map(str, found))
-    return Result(text="\n".join(f"  │ {one}" for one in texts), json=texts)
+    _, found = _ask(lambda client: client.member_ids(), project, identity, timeout)
+    items = [{"identifier": one} for one in sorted(map(str, found))]
+    return listing(items, lambda item: str(item["identifier"]), NONE)
 
 
 @project_member.command("list")
@@ -85,13 +94,13 @@ def list_(enrollers: bool, project: str | None, identity: str | None, timeout: i
     """All members, and what the authority says of them."""
     from edge.authority.rights import is_enroller  # noqa: PLC0415
 
-    found = _ask(lambda client: client.members(), project, identity, timeout)
+    _, found = _ask(lambda client: client.members(), project, identity, timeout)
     items = [
         _item(str(who), entry)
         for who, entry in sorted(found.items())
         if not enrollers or is_enroller(entry.attributes)
     ]
-    return listing(items, _line, "there is no member")
+    return listing(items, _line, NONE)
 
 
 @project_member.command()
@@ -103,7 +112,7 @@ def show(member: str | None, project: str | None, identity: str | None, timeout:
     """One member; without MEMBER, this identity."""
     with local.store() as store:
         wanted = member or fleetwork.identity_of(store, identity).record.identifier
-    entry = _ask(lambda client: client.member(_parsed(wanted)), project, identity, timeout)
+    _, entry = _ask(lambda client: client.member(_parsed(wanted)), project, identity, timeout)
     item = _item(wanted, entry)
     said = item["attributes"]
     text = lines({"Member": wanted, **said["attributes"], "Added by": said["attested_by"]})
@@ -128,14 +137,27 @@ def delete(
     """Remove a member: it gets no new credential, and hubs of ours cut it off within seconds."""
     if all_:
         confirm("Remove all members?", yes=yes)
-        _ask(lambda client: client.delete_members(), project, identity, timeout)
-        return Result(text=done("all members are removed"))
+        return _removed(*_ask(_delete_all, project, identity, timeout))
     if member is None:
         unnamed("a member")
         return None
-    _ask(lambda client: client.delete_member(_parsed(member)), project, identity, timeout)
+    name, _ = _ask(
+        lambda client: client.delete_member(_parsed(member)), project, identity, timeout
+    )
+    return _removed(name, [member])
+
+
+async def _delete_all(client: "Client") -> list[str]:
+    """Who is no member any more: the authority does not say, and leaves those whom it must."""
+    before = set(await client.member_ids())
+    await client.delete_members()
+    return sorted(map(str, before - set(await client.member_ids())))
+
+
+def _removed(project: str, members: list[str]) -> Result:
+    text = "\n".join(done(f"{one} is no member of project {project} any more") for one in members)
     return Result(
-        text=done(f"{member} is no member any more"), machine=member, json={"identifier": member}
+        text=text or "    nobody was removed", json={"project": project, "identifiers": members}
     )
 
 

@@ -61,9 +61,9 @@ def show(resource: str, at: str | None) -> Result:
 def list_(at: str | None, resource: str | None) -> Result:
     """All policies, those of named resources first."""
     found = [one for one in _all(at) if resource in (None, one["resource"])]
-    return listing(
-        found, lambda item: f"{item['resource']}: {item['expression']}", "there is no policy"
-    )
+    if not found:  # without JSON, as with stock
+        return Result(text="    there is no policy")
+    return listing(found, lambda item: f"{item['resource']}: {item['expression']}", "")
 
 
 @policy.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli import fleetwork, local
-from edge.cli.arguments import Address, Duration, HostPort, Name
+from edge.cli.arguments import Address, Duration, HostPort, Name, Route
 from edge.cli.fleetwork import (
     attribute_option,
     enroller_option,
@@ -56,6 +56,11 @@ def project() -> None:
     help="PostgreSQL for members and tickets; a URL with a password stands in a file.",
 )  # fmt: skip
 @click.option("--enroller", metavar="NAME", help="The identity that may make tickets first.")
+@click.option(
+    "--authority-identity", metavar="HEX",
+    help="The authority is elsewhere, and this its history: this machine is the hub only.",
+)  # fmt: skip
+@click.option("--authority-route", type=Route(), help="Where that authority is.")
 def init(
     name: str,
     address: HostPort,
@@ -64,20 +69,35 @@ def init(
     credential_key: str,
     database: str | None,
     enroller: str | None,
+    authority_identity: str | None,
+    authority_route: str | None,
 ) -> Result:
     """Make a fleet: its authority, its hub and its first enroller, on this machine."""
     from edge.cli.fleetinit import Plan, make_project  # noqa: PLC0415
 
-    plan = Plan(name, address, listen, vault, credential_key, database, enroller)
+    if (authority_identity is None) != (authority_route is None):
+        raise click.UsageError("--authority-identity and --authority-route go together")
+    if authority_identity is not None and (database or enroller or credential_key == "vault"):
+        raise click.UsageError(
+            "--database, --enroller and --credential-key are of an authority on this machine"
+        )
+    plan = Plan(
+        name, address, listen, vault, credential_key, database, enroller, authority_identity,
+        authority_route,
+    )  # fmt: skip
     made = make_project(plan)
-    text = "\n".join(
-        (
+    if authority_identity is None:
+        said = (
             done(f"project {name}: its authority and hub are node {name}, at {address}"),
             f"    a ticket for a device: ockam-edge project ticket --relay {name}-1",
-            f"    the project file:      ockam-edge project show {name} > {name}.json",
         )
-    )
-    return Result(text=text, machine=name, json=made.model)
+    else:
+        said = (
+            done(f"project {name}: its hub is node {name}, at {address}"),
+            f"    an enroller makes it a member: ockam-edge project-member add {made.identifier}",
+        )
+    file = f"    the project file:      ockam-edge project show {name} > {name}.json"
+    return Result(text="\n".join((*said, file)), machine=name, json=made.model)
 
 
 @project.command()
@@ -241,7 +261,7 @@ def import_(project_file: str) -> Result:
     found = Project.parse(Path(project_file).read_text(encoding="utf-8", errors="replace"))
     with local.store() as store:
         keep_project(store, found)
-    return Result(text=done(f"project {found.name} is known here"), json=_model(found))
+    return Result(text=done(f"Successfully imported project {found.name}"))
 
 
 def _model(found: "Project") -> dict[str, Any]:

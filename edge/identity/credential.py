@@ -100,7 +100,7 @@ class Credential(NamedTuple):
 
 
 def issue(
-    subject: ChangeHistory,
+    subject: ChangeHistory | Identifier,
     attributes: Mapping[bytes, bytes],
     attestation: Attestation,
     sign: Sign,
@@ -110,13 +110,15 @@ def issue(
     schema: int = PROJECT_MEMBER,
 ) -> Credential:
     """Say something of `subject`, with the credential key of `attestation` (02 §5.1); not for
-    longer than that key lives. Attributes are written in plain lexicographic order (02 §2)."""
+    longer than that key lives. Attributes are written in plain lexicographic order (02 §2). The latest
+    change of a subject is left open where we do not have its history."""
     key = attestation.credential_key
     if key is None:
         raise TrustError("the attested key is not for signing credentials")
+    known = subject if isinstance(subject, ChangeHistory) else None
     body: list[object] = [
-        subject.identifier,
-        subject.latest.hash,
+        subject if known is None else known.identifier,
+        None if known is None else known.latest.hash,
         [schema, dict(sorted(attributes.items()))],
         max(now, attestation.created_at),
         min(now + lifetime, attestation.expires_at),

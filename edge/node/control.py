@@ -68,6 +68,7 @@ class Control:
             (Method.GET, "worker"): self._workers,
             (Method.GET, "service"): self._services,
             (Method.POST, "service"): self._start_service,
+            (Method.POST, "credential"): self._look_at_credential,
             (Method.GET, "policy"): self._policies,
             (Method.POST, "policy"): self._set_policy,
             (Method.POST, "policy/check"): self._check_policy,
@@ -159,6 +160,11 @@ class Control:
 
     async def _start_service(self, body: Any) -> Any:
         return await self._node.services.create(body)
+
+    async def _look_at_credential(self, body: Any) -> Any:
+        """One was stored for us; whether it is what we present now."""
+        membership = self._node.fleet.membership
+        return membership is not None and await membership.look_again()
 
     async def _policies(self, body: Any) -> Any:
         return [shown(policy) for policy in self._node.policies.list()]

@@ -94,6 +94,13 @@ class Membership:
             "last_failure": self.last_failure,
         }
 
+    async def look_again(self) -> bool:
+        """Somebody has stored a credential; whether it is what we present now."""
+        before = self.credential
+        if self.context.scope is not None:
+            await self._from_store()
+        return self.credential is not None and self.credential is not before
+
     async def refresh(self) -> Credential:
         """Fetch one now, keep it and present it. Raises what kept it from coming."""
         self._take(await self._fetch())

@@ -54,7 +54,7 @@ class Server:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
-            sock.settimeout(60)
+            sock.settimeout(150)
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
