@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"asyncio", "cryptography", "pkcs11", "uvloop", "nacl", "ssl", "concurrent.futures"}
 OTHER_VERBS = {
     "hsm": "create-key", "message": "send", "project": "ticket", "project-member": "add",
+    "credential": "issue",
     "worker": "", "service": "",
 }  # fmt: skip
 COMMANDS = [
