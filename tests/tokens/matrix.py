@@ -79,7 +79,7 @@ def rows(results: Iterable[Result]) -> list[tuple[str, list[str]]]:
         (
             titles[scenario],
             [
-                cells.get((scenario, *column), "not tried: no such thing")
+                cells.get((scenario, *column), "not tried: not for this token")
                 if column in held
                 else "cannot: no such key"
                 for column in columns()
