@@ -22,8 +22,9 @@ from vault_backends.vault import DeviceGone, Key, Kind, Refused, TokenState, Vau
 
 log = logging.getLogger("vault_backends.apart")
 
-LIMITS = {"generate": 300.0, "provision": 300.0, "probe": 10.0, "state": 10.0}
-"""Seconds to wait for an answer; an RSA key is found by trying, and some chips are slow."""
+LIMITS = {"generate": 300.0, "provision": 300.0, "probe": 10.0, "state": 10.0, "sign": 10.0}
+"""Seconds to wait for an answer. An RSA key is found by trying; a slow chip signs in a second, and a
+call that hangs keeps the token from coming back for as long as this."""
 LIMIT = 30.0
 STARTS, START_EVERY = 3, 10.0
 """Starts in a row, and seconds for one more: an interpreter costs 0.1 s and more of the processor."""
