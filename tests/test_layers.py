@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = ("wire", "identity", "policy", "channel", "errors")
+PURE = ("wire", "identity", "policy", "channel", "config", "errors")
 FORBIDDEN = {
     "asyncio", "logging", "os", "random", "secrets", "select", "signal", "socket", "ssl",
     "subprocess", "threading", "time", "concurrent", "multiprocessing", "uvloop",
@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("wire",),
     ("identity", "policy"),
-    ("channel",),
+    ("channel", "config"),
     ("token",),
     ("keyring", "routing"),
     ("portal", "relay", "authority"),

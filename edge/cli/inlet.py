@@ -12,13 +12,12 @@ from edge.cli.arguments import (
     HostPort,
     Identifier,
     Name,
-    Route,
-    parse_name,
 )
 from edge.cli.main import Noun
 from edge.cli.node import on_demand
 from edge.cli.output import Result, note
 from edge.cli.resource import all_option, at_option, yes_option
+from edge.config.values import inlet_route
 
 
 def _line(item: dict[str, Any]) -> str:
@@ -92,19 +91,8 @@ def create(
 
 
 def _way(to: str, via: str | None) -> str:
-    """A service by name is behind a relay of the project's hub, as with stock."""
-    name = to.removeprefix("/service/")
-    if "/" not in name:
-        try:
-            service = parse_name(name, "service")
-        except ValueError as error:
-            raise click.UsageError(f"--to: {error}") from None
-        relay = f"/project/default/service/forward_to_{via or 'default'}"
-        return f"{relay}/secure/api/service/{service}"
-    if via is not None:
-        raise click.UsageError("--via goes with the name of a service, not with a whole route")
     try:
-        return Route().parse(to)
+        return inlet_route(to, via)
     except ValueError as error:
         raise click.UsageError(f"--to: {error}") from None
 

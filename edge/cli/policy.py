@@ -21,7 +21,7 @@ def policy() -> None:
 
 def _target(name: str | None, kind: str | None) -> dict[str, str]:
     """What a policy is about. A type's name given as a resource is taken for the type, as by stock."""
-    from edge.node.policies import TYPES  # noqa: PLC0415
+    from edge.policy.values import TYPES  # noqa: PLC0415
 
     if (name is None) == (kind is None):
         raise click.UsageError("give --resource NAME or --resource-type TYPE")
@@ -72,7 +72,7 @@ def list_(at: str | None, resource: str | None) -> Result:
 @yes_option
 def delete(resource: str, at: str | None, yes: bool) -> Result:
     """Take a policy back: that of the type holds then, or the one that every type has."""
-    from edge.node.policies import TYPES  # noqa: PLC0415
+    from edge.policy.values import TYPES  # noqa: PLC0415
 
     node = client.node_name(at)
     confirm(f"Delete the policy of {resource} on node {node}?", yes=yes)

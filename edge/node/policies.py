@@ -16,13 +16,10 @@ from edge.node.members import Members
 from edge.policy import expr
 from edge.policy.evaluate import decide
 from edge.policy.explain import explain
-from edge.policy.values import Expr, Name, call, text
+from edge.policy.values import TYPES, Expr, Name, call, text
 
 log = logging.getLogger("edge.policy")
 
-TYPES = (
-    "tcp-inlet", "tcp-outlet", "echoer", "kafka-consumer", "kafka-producer", "relay", "lessor",
-)  # fmt: skip
 ACTION = "handle_message"
 """The only one there is (05 §3.1)."""
 HAS_CREDENTIAL = call("=", Name("subject.has_credential"), True)

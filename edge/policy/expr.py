@@ -27,16 +27,25 @@ __all__ = [
 ]  # fmt: skip
 
 
+class PolicyProblem(ConfigError):
+    """A text is no policy; `at` is the character where, counted from 0."""
+
+    def __init__(self, message: str, at: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.at = at
+
+
 def parse(source: str) -> Expr:
     """The expression of a text: shorthand if the whole text is that, else the full form. Raises
-    ConfigError saying what is wrong and at which character, counted from 1."""
+    PolicyProblem saying what is wrong and at which character, counted from 1."""
     if len(source) > MAX_TEXT:
-        raise ConfigError(f"a policy has at most {MAX_TEXT} characters")
+        raise PolicyProblem(f"a policy has at most {MAX_TEXT} characters", MAX_TEXT)
     try:
         short, end = shorthand.read(source)
     except shorthand.TooDeep as problem:
-        raise ConfigError(
+        raise PolicyProblem(
             f"policy: nested deeper than {MAX_DEPTH} at character {int(problem.args[0]) + 1}",
+            int(problem.args[0]),
             hint="the full form takes any number of arguments: (or (= …) (= …) …)",
         ) from None
     if short is not None and end == len(source):
@@ -44,9 +53,10 @@ def parse(source: str) -> Expr:
     try:
         return sexpr.read(source)
     except sexpr.SyntaxProblem as problem:
-        raise ConfigError(
+        raise PolicyProblem(
             f"policy {source[:200]!r}: {problem} (at character {problem.at + 1}); as a short form "
             f"(role=plc and not revoked) it is wrong from character {end + 1}",
+            problem.at if source.lstrip().startswith("(") else end,
             hint='for example (= subject.role "plc"), role=plc, or an identifier',
         ) from None
 

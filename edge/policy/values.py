@@ -12,6 +12,10 @@ from typing import TypeAlias
 
 from edge.errors import ConfigError
 
+TYPES = (
+    "tcp-inlet", "tcp-outlet", "echoer", "kafka-consumer", "kafka-producer", "relay", "lessor",
+)  # fmt: skip
+"""Of resources that a policy can be about."""
 MAX_DEPTH = 128
 """Of lists in an expression. A chain of n `or` in the shorthand is n deep, `(or …)` is not."""
 MAX_TEXT = 64 * 1024
