@@ -8,9 +8,11 @@ import pytest
 
 from tests.tokens.environments import Environment, Nss, SoftHsm
 from tests.tokens.tpm import ManagedTpm, Tpm
+from tests.tokens.trixie import Tpm13
+from tests.tokens.yubihsm.environment import YubiHsm
 from vault_backends.vault import Kind
 
-ALL: tuple[type[Environment], ...] = (SoftHsm, Tpm, ManagedTpm, Nss)
+ALL: tuple[type[Environment], ...] = (SoftHsm, Tpm, ManagedTpm, Tpm13, YubiHsm, Nss)
 """In the order of the matrix."""
 
 

@@ -59,6 +59,10 @@ class Environment:
     """For C_Initialize (x-parameters in the URI)."""
     has_tool: ClassVar[bool] = True
     """Whether pkcs11-tool can start the module."""
+    tool_usage: ClassVar[tuple[str, ...]] = ()
+    """What pkcs11-tool must say to make a key here."""
+    pair_is_one: ClassVar[bool] = False
+    """Whether the public key goes with the private one when that is deleted."""
     crowded: ClassVar[bool] = False
     """Whether the device runs out of room when one process uses many keys."""
     keeps_loaded_keys: ClassVar[bool] = False
@@ -111,6 +115,11 @@ class Environment:
 
     outage_names: ClassVar[tuple[str, ...]] = ()
     """The keys of `outages`."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What pkcs11-tool must delete to delete a key."""
+        return ("privkey",) if self.pair_is_one else ("privkey", "pubkey")
 
     def clean(self) -> None:
         """Free what killed processes left in the device."""

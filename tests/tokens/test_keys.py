@@ -122,7 +122,8 @@ def test_label_taken(hold: Hold, kind: Kind, label: str) -> None:
 def test_duplicate_labels(token: Environment, hold: Hold, kind: Kind, label: str) -> None:
     curve = "EC:edwards25519" if kind is Kind.ED25519 else "EC:prime256v1"
     for key_id in ("0a01", "0a02"):
-        token.tool("--keypairgen", "--key-type", curve, "--label", label, "--id", key_id)
+        named = ("--label", label, "--id", key_id)
+        token.tool("--keypairgen", "--key-type", curve, *named, *token.tool_usage)
         token.clean()
     key = Key(kind, label)
     with hold() as vault, pytest.raises(Misconfigured, match=r"0a01.*0a02|0a02.*0a01"):
@@ -130,7 +131,7 @@ def test_duplicate_labels(token: Environment, hold: Hold, kind: Kind, label: str
     with hold(token.uri(id="%0a%01").replace("%25", "%")) as vault:
         check(kind, vault.public(key), vault.sign(key, b"x"), b"x")
     for key_id in ("0a01", "0a02"):
-        for what in ("privkey", "pubkey"):
+        for what in token.parts:
             token.clean()
             token.tool("--delete-object", "--type", what, "--id", key_id)
 
@@ -154,7 +155,7 @@ def test_deleted_behind_the_back(token: Environment, hold: Hold, kind: Kind, lab
         key = vault.generate(kind, label)
         vault.sign(key, b"x")
         if token.has_tool:
-            for what in ("privkey", "pubkey"):
+            for what in token.parts:
                 token.tool("--delete-object", "--type", what, "--label", label)
         else:
             with hold() as other:

@@ -36,6 +36,8 @@ ENTER='
         : >"$root/dev/$node"
         mount --bind "/dev/$node" "$root/dev/$node"
     done
+    # swtpm_setup keeps the authority of its endorsement certificates there.
+    mount -t tmpfs -o mode=755 tmpfs "$root/var/lib/swtpm-localca"
     [ "$access" = rw ] || mount -o remount,bind,ro "$root"
     export HOME=/tmp LANG=C.UTF-8 TMPDIR=/tmp PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin
     unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_FIND_LINKS
@@ -60,7 +62,7 @@ check() {
 
 # What the root is made from; another recipe makes it anew.
 recipe() {
-    { echo 1 $PACKAGES; requirements; } | sha256sum | cut -d' ' -f1
+    { echo 2 $PACKAGES; requirements; } | sha256sum | cut -d' ' -f1
 }
 
 requirements() {
@@ -69,7 +71,6 @@ requirements() {
 
 make() {
     folder=$1
-    mkdir -p "$folder"
     exec 9>"$folder/lock" # until the script ends: no other may swap the root under it
     flock -w 900 9
     if [ "$(cat "$folder/root/.recipe" 2>/dev/null)" = "$(recipe)" ]; then
@@ -87,8 +88,9 @@ make() {
         [ ! -e "$file" ] || cp -L "$file" "$folder/new$file"
     done
     requirements >"$folder/new/requirements.txt"
-    inside "$folder/new" rw "$folder" sh -c 'python3 -m venv /opt/venv &&
-        /opt/venv/bin/python -m pip install -q --disable-pip-version-check -r /requirements.txt'
+    (inside "$folder/new" rw "$folder" sh -c 'python3 -m venv /opt/venv &&
+        /opt/venv/bin/python -m pip install -q --disable-pip-version-check -r /requirements.txt &&
+        echo /checkout >$(echo /opt/venv/lib/python3.*/site-packages)/checkout.pth')
     recipe >"$folder/new/.recipe"
     mv "$folder/new" "$folder/root"
 }
@@ -100,14 +102,17 @@ mirror() {
     echo "${found:-http://deb.debian.org/debian}"
 }
 
-# inside ROOT rw|ro OUT COMMAND...: mounts and processes are those of namespaces, and end with them.
+# inside ROOT rw|ro OUT COMMAND...: mounts and processes are those of namespaces, and end with them. In the
+# place of this shell, so that who ends it ends them too.
 inside() {
-    unshare --mount --pid --fork --kill-child --propagation private \
+    exec unshare --mount --pid --fork --kill-child --propagation private \
         sh -euc "$ENTER" sh "$CHECKOUT" "$@" </dev/null
 }
 
 [ $# -ge 2 ] || usage
-action=$1 folder=$2
+action=$1
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
 case $action in
 make)
     check

@@ -1,6 +1,6 @@
 """Runs the simulated device until it is told to stop, and prints its two ports as JSON.
 
-python -m tests.tokens.yubihsm [--idle SECONDS] [--user ID:PASSWORD:CAPABILITY,CAPABILITY...]
+python -m tests.tokens.yubihsm [--idle SECONDS] [--user ID:PASSWORD:CAPABILITY,CAPABILITY...|all]
 """
 
 import argparse
@@ -9,7 +9,7 @@ import signal
 import threading
 
 from tests.tokens.yubihsm.connector import Connector, Control
-from tests.tokens.yubihsm.constants import ALL_DOMAINS, Capability
+from tests.tokens.yubihsm.constants import ALL_CAPABILITIES, ALL_DOMAINS, Capability
 from tests.tokens.yubihsm.device import IDLE_SECONDS, Device
 
 
@@ -31,8 +31,8 @@ def main() -> None:
 
 def _add_user(device: Device, text: str) -> None:
     key_id, password, names = text.split(":")
-    able = Capability(0)
-    for name in filter(None, names.split(",")):
+    able = ALL_CAPABILITIES if names == "all" else 0
+    for name in filter(None, names.split(",") if not able else ()):
         able |= Capability[name.upper().replace("-", "_")]
     device.store.add_authentication_key(
         int(key_id, 16), password, domains=ALL_DOMAINS, capabilities=able, delegated=able

@@ -1,20 +1,19 @@
-"""Our backend over Yubico's real module with the simulated device behind it: what only this token
-does. Debian 12 has no such module; `trixie.sh` runs this in a Debian 13 root."""
+"""Our backend over Yubico's real module with the simulated device behind it: what no row of the
+matrix shows. Debian 12 has no such module; `trixie.sh` runs this in a Debian 13 root."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tokens.yubihsm.device import SESSIONS
+from tests.tokens.yubihsm.environment import MODULE
 from tests.tokens.yubihsm.simulator import Simulator
 from vault_backends import open_vault
 from vault_backends.pkcs11 import module
 from vault_backends.pkcs11.vault import Pkcs11Vault
-from vault_backends.vault import DeviceGone, Key, Kind, Locked, NotFound, Refused
+from vault_backends.vault import DeviceGone, Key, Kind, Locked, Refused
 
-MODULE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/yubihsm_pkcs11.so")
 pytestmark = pytest.mark.skipif(
     not MODULE.exists(),
     reason="YUBICO'S PKCS#11 MODULE IS NOT INSTALLED (Debian 13: yubihsm-pkcs11): not tested here",
@@ -127,42 +126,6 @@ def test_connector_away_and_back(
     vault.probe()
     assert vault.sign(key, b"x")
     assert vault.logins == tries + 1
-
-
-def test_module_started_while_the_connector_was_down(
-    vault: Pkcs11Vault, simulator: Simulator
-) -> None:
-    simulator.order(connector="down")
-    for _ in range(2):
-        with pytest.raises(NotFound) as caught:
-            list(vault.keys())
-        assert caught.value.retry
-    simulator.order(connector="up")
-    assert list(vault.keys()) == []
-
-
-def test_reboot_and_idle_sessions_need_no_new_login(
-    vault: Pkcs11Vault, key: Key, simulator: Simulator
-) -> None:
-    """Of ours: the module opens a new session by itself."""
-    signed = vault.sign(key, b"x")
-    simulator.order(reboot=True)
-    assert vault.sign(key, b"x") == signed
-    simulator.order(idle=0.05)
-    time.sleep(0.1)
-    simulator.order(idle=30)
-    assert simulator.report()["sessions"] == 1  # it only ends when the device looks again
-    assert vault.sign(key, b"x") == signed
-    assert vault.logins == 1
-
-
-def test_sessions_full_and_free_again(vault: Pkcs11Vault, key: Key, simulator: Simulator) -> None:
-    simulator.order(taken=SESSIONS, reboot=True)
-    for _ in range(2):
-        with pytest.raises(DeviceGone, match="no session or memory left"):
-            vault.sign(key, b"x")
-    simulator.order(taken=0)
-    assert vault.sign(key, b"x")
 
 
 @pytest.mark.parametrize(
