@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 OWNER = "postgres"
 """Of the processes, where we are root: PostgreSQL does not run as root."""
@@ -138,9 +139,13 @@ class Server:
         return f"postgresql://fleet@/{database}?host={self.folder}&port={self.port}"
 
     def tcp_url(self, database: str, password: str = PASSWORD) -> str:
-        from urllib.parse import quote  # noqa: PLC0415
+        secret = self.quoted(password)
+        return f"postgresql://fleet:{secret}@127.0.0.1:{self.port}/{database}"
 
-        return f"postgresql://fleet:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+    @staticmethod
+    def quoted(password: str) -> str:
+        """As it stands in a URL."""
+        return quote(password, safe="")
 
 
 @contextlib.contextmanager

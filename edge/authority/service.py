@@ -53,11 +53,12 @@ _REFERENCE = string.ascii_letters + string.digits
 
 
 class Call(NamedTuple):
-    """A request, and who makes it."""
+    """A request, and who makes it. Who redeems a token is not looked up: that is part of redeeming."""
 
     request: Request
     caller: Identifier
     history: ChangeHistory
+    member: Member | None
     rights: Rights
 
 
@@ -164,8 +165,10 @@ class Authority:
         self, desk: _Desk, request: Request, channel: SecureChannel, message: Message
     ) -> None:
         try:
-            rights = await self._rights(channel.peer)
-            call = Call(request, channel.peer, channel.history, rights)
+            member, rights = None, Rights()
+            if desk.address != ACCEPTOR:
+                member, rights = await self._known(channel.peer)
+            call = Call(request, channel.peer, channel.history, member, rights)
             body = await desk.serve(call)
             response = Response(_id(), request.id, Status.OK, body)
         except Refused as refused:
@@ -193,24 +196,22 @@ class Authority:
     def _reply(self, desk: _Desk, message: Message, response: Response) -> None:
         self._router.reply(message, desk.back, response.encode())
 
-    async def _rights(self, caller: Identifier) -> Rights:
+    async def _known(self, caller: Identifier) -> tuple[Member | None, Rights]:
         said = self._attributes_of(caller) or {}
         account = said.get(rights_.PROJECT) == self._settings.project_id
         member = await self.registry.member(caller)
-        return rights_.rights(member, account=account, account_only=self._settings.account_only)
+        account_only = self._settings.account_only
+        return member, rights_.rights(member, account=account, account_only=account_only)
 
     # -- credentials
 
     async def _credential(self, call: Call) -> bytes | None:
         _only_path(call, "/credential")
-        if not call.rights.member:
-            raise Refused("unauthorized member")
-        member = None if call.rights.account else await self.registry.member(call.caller)
         if call.rights.account:
             attributes = {rights_.RELAY.encode(): b"*", b"ockam-tls-certificate": b"true"}
-        elif member is not None:
-            attributes = dict(member.attributes)
-        else:  # removed while we looked
+        elif call.member is not None:
+            attributes = dict(call.member.attributes)
+        else:
             raise Refused("unauthorized member")
         credential: Credential = await self._issuer.issue(call.history, attributes)
         return credential.encoded
@@ -343,12 +344,19 @@ class Authority:
         return encode_told(await self.bulletin.since(decode_question(call.request.body)))
 
     async def _watch(self) -> None:
-        """Another authority process may use the same registry."""
+        """Another authority process may use the same registry. A database that is away is said once."""
+        away = False
         while True:
             try:
                 await self.post()
             except EdgeError as error:
-                log.warning("cannot look for changes of members: %s", error)
+                if not away:
+                    log.error("%s; %s", error, error.hint or "nobody can enroll until that ends")
+                away = True
+            else:
+                if away:
+                    log.warning("the authority's database is back")
+                away = False
             await asyncio.sleep(LOOK)
 
     async def post(self) -> None:
