@@ -88,9 +88,9 @@ make() {
         [ ! -e "$file" ] || cp -L "$file" "$folder/new$file"
     done
     requirements >"$folder/new/requirements.txt"
-    (inside "$folder/new" rw "$folder" sh -c 'python3 -m venv /opt/venv &&
+    inside "$folder/new" rw "$folder" sh -c 'python3 -m venv /opt/venv &&
         /opt/venv/bin/python -m pip install -q --disable-pip-version-check -r /requirements.txt &&
-        echo /checkout >$(echo /opt/venv/lib/python3.*/site-packages)/checkout.pth')
+        echo /checkout >$(echo /opt/venv/lib/python3.*/site-packages)/checkout.pth'
     recipe >"$folder/new/.recipe"
     mv "$folder/new" "$folder/root"
 }
@@ -102,11 +102,16 @@ mirror() {
     echo "${found:-http://deb.debian.org/debian}"
 }
 
-# inside ROOT rw|ro OUT COMMAND...: mounts and processes are those of namespaces, and end with them. In the
-# place of this shell, so that who ends it ends them too.
+# inside ROOT rw|ro OUT COMMAND...: mounts and processes are those of namespaces, and end with them.
 inside() {
-    exec unshare --mount --pid --fork --kill-child --propagation private \
-        sh -euc "$ENTER" sh "$CHECKOUT" "$@" </dev/null
+    unshare --mount --pid --fork --propagation private sh -euc "$ENTER" sh "$CHECKOUT" "$@" </dev/null &
+    outside=$!
+    # unshare does not listen to these signals; all in there ends with its first process.
+    trap 'kill -KILL $(cat /proc/$outside/task/$outside/children); exit 143' HUP INT TERM
+    status=0
+    wait $outside || status=$?
+    trap - HUP INT TERM
+    return $status
 }
 
 [ $# -ge 2 ] || usage
