@@ -5,7 +5,8 @@ import click
 from edge.cli import fleetinit, local
 from edge.cli.arguments import Address, Duration, HostPort, Name
 from edge.cli.main import Noun
-from edge.cli.output import Result, done
+from edge.cli.output import Result, done, note
+from edge.cli.resource import at_option
 from edge.errors import ConfigError
 
 
@@ -85,6 +86,54 @@ def create(
     fleetinit.start(name)
     return Result(
         text=done(f"authority {owner.record.identifier} listens at {listen}, as node {name}")
+    )
+
+
+@authority.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@at_option(text="The authority's node, where there are several.")
+def backup(file: str, at: str | None) -> Result:
+    """Write members, tickets, project and settings to FILE. It cannot sign: see `restore`."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from edge.node.backup import back_up  # noqa: PLC0415
+    from edge.node.clock import Clock  # noqa: PLC0415
+
+    with local.store() as store:
+        now = Clock(floor=store.time_floor()).now()
+        node = back_up(store, local.home(), at, Path(file).absolute(), now)
+        uri = store.vault(store.identity(node.identity).vault).uri
+    if node.settings["serves"]["authority"].get("database"):
+        note("members and tickets are in PostgreSQL, and not in this file: use pg_dump for them")
+    note(
+        "the key is in a token, and not in this file"
+        if uri.startswith("pkcs11:")
+        else "what opens the vault is not in this file: keep the key file or passphrase of "
+        f"{uri.partition('?')[0]} elsewhere"
+    )
+    return Result(text=done(f"authority {node.name} is in {file}"), machine=file)
+
+
+@authority.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--vault", metavar="URI", help="Where its key is now, if that has moved.")
+def restore(file: str, vault: str | None) -> Result:
+    """Be the authority of FILE, on this machine, and start it. Its key must be here already: in the
+    token; or the key file of its software vault, which no backup has."""
+    import time  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from edge.node.backup import restore as restored  # noqa: PLC0415
+
+    with local.store() as store:
+        made = restored(store, local.home(), Path(file), vault=vault, ask=local.ask)
+    then = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made.made_at))
+    note(f"as of {then}: who was removed since is a member again, a ticket used since is not used")
+    fleetinit.start(made.node)
+    return Result(
+        text=done(f"authority {made.authority} runs as node {made.node}"),
+        machine=made.node,
+        json={"node": made.node, "authority": made.authority, "made_at": made.made_at},
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.authority.changes import Changed
@@ -19,6 +18,7 @@ from edge.authority.sqlite import SqliteRegistry
 from edge.channel.trust import only
 from edge.errors import ConfigError
 from edge.identity.history import Identifier
+from edge.node.backup import registry_path
 from edge.node.members import Members
 from edge.node.membership import Membership
 from edge.node.revocations import Revocations
@@ -165,7 +165,9 @@ class Fleet:
     async def _registry(self, given: Mapping[str, Any], authority: Identifier) -> Registry:
         url = given.get("database")
         if url is None:
-            return await SqliteRegistry.open(registry_path(self._node), authority)
+            return await SqliteRegistry.open(
+                registry_path(self._node.home, self._node.name), authority
+            )
         try:
             from edge.authority.postgres import PostgresRegistry  # noqa: PLC0415 - an extra
         except ImportError:
@@ -260,11 +262,6 @@ class Fleet:
         if changed.removed:
             cut = node.cut(changed.identifier)
             log.warning("%s is no member any more: %d channels are cut", changed.identifier, cut)
-
-
-def registry_path(node: Node) -> Path:
-    """Where the members and tokens of an authority are, without PostgreSQL."""
-    return node.home.root / f"authority-{node.name}.sqlite3"
 
 
 def _credential_key(vault: Any, identity: Key) -> Key:
