@@ -51,7 +51,9 @@ def test_the_fleet_goes_on_with_the_restored_one(tmp_path: Path) -> None:
         assert again["credential"]["issuer"] == joined["credential"]["issuer"]
         said = json.loads(late.do("project", "enroll", unused))
         assert said["credential"]["attributes"]["role"] == "late"
-        assert "used up" in Machine(tmp_path / "thief").refused("project", "enroll", used)
+        thief = Machine(tmp_path / "thief")
+        thief.do("identity", "create")
+        assert "used up" in thief.refused("project", "enroll", used)
         assert "here already" in new.refused("authority", "restore", file)
         assert new.do("project", "show", "plant") == old.do("project", "show", "plant")
         assert new.do("project", "ticket").count(",") == 6, "the first enroller is there, too"

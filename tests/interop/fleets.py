@@ -101,7 +101,7 @@ class Fleet:
         self.held: dict[str, Held] = {}
         self.found: dict[tuple[str, str], str] = {}
         self.since = 0.0
-        self.expiring = False
+        self.ended = False
 
     def start(self) -> None:
         self._found()
@@ -187,14 +187,17 @@ class Fleet:
         assert self.held[member.name].carries()
         assert ping(member.allowed, 5)
 
-    def _expiry(self, member: Member) -> str:
-        if not self.expiring:
-            self.expiring = True
+    def end_authority(self) -> None:
+        """From now on there are no new credentials."""
+        if not self.ended:
+            self.ended = True
             self.authority.run("node", "delete", "--all", "--yes")
             self._hold()
+
+    def _expiry(self, member: Member) -> str:
         until("the end", lambda: not ping(member.allowed, 3), LIFETIME + 15)
         took = time.monotonic() - self.since
-        time.sleep(5)
+        time.sleep(3)
         assert not self.held[member.name].carries()
         return f"after {took:.0f} s"
 
