@@ -129,6 +129,7 @@ def test_only_the_canonical_form_is_read(change: object) -> None:
         (forge.ID.attributes & ~FIXED_PARENT, "fixedparent"),
         (forge.ID.attributes & ~SENSITIVE_DATA_ORIGIN, "sensitivedataorigin"),
         (forge.ID.attributes & ~USER_WITH_AUTH, "userwithauth"),
+        (forge.ID.attributes | RESTRICTED, "restricted"),
     ],
 )
 def test_a_key_that_could_leave_is_refused(attributes: int, word: str) -> None:

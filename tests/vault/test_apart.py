@@ -505,6 +505,59 @@ def test_a_process_out_of_its_mind(vault, said) -> None:
     assert vault.sign(KEY, b"x")
 
 
+def framed(text: str) -> bytes:
+    return struct.pack(">I", len(text)) + text.encode()
+
+
+@contextmanager
+def rogue(vault: ApartVault) -> Iterator[socket.socket]:
+    """The other end of the conversation is ours."""
+    assert vault.process is not None
+    ours, theirs = socket.socketpair()
+    vault.process._conversation.sock.close()
+    vault.process._conversation.sock = ours
+    with theirs:
+        yield theirs
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda vault: vault.public(KEY), '{"gives":{"hex":5}}'),
+        (lambda vault: vault.public(KEY), '{"gives":{"hex":["00"]}}'),
+        (lambda vault: list(vault.keys()), '{"gives":[["no kind","x"]]}'),
+        (lambda vault: list(vault.keys()), '{"gives":[5]}'),
+        (lambda vault: list(vault.keys()), '{"gives":[["ed25519",{"a":1}]]}'),
+        (lambda vault: vault.kinds, '{"gives":["no kind"]}'),
+        (lambda vault: vault.kinds, '{"gives":[[]]}'),
+        (lambda vault: vault.state(), '{"gives":5}'),
+    ],
+)
+def test_answers_of_the_wrong_shape_cost_their_process(vault, call, said) -> None:
+    """Whatever it says, the node meets no other error than that the device is gone."""
+    with rogue(vault) as theirs:
+        theirs.sendall(framed(said))
+        with pytest.raises(DeviceGone, match="out of its mind"):
+            call(vault)
+    assert vault.sign(KEY, b"x")
+
+
+def test_a_process_that_asks_for_ever(vault) -> None:
+    """The time of a person does not count: so there is an end to what it may ask."""
+    question = framed('{"ask":"the PIN, please"}')
+    with rogue(vault) as theirs:
+        theirs.sendall(question * 100)
+        with pytest.raises(DeviceGone, match="out of its mind"):
+            vault.probe()
+    assert vault.sign(KEY, b"x")
+
+
+def test_it_stands_in_no_folder_of_others(vaults, tmp_path, monkeypatch) -> None:
+    """Yubico's module takes a yubihsm_pkcs11.conf from there, and tpm2-pkcs11 a store."""
+    monkeypatch.chdir(tmp_path)
+    assert os.readlink(f"/proc/{pid_of(vaults())}/cwd") == "/"
+
+
 # --- what modules write to stderr
 
 

@@ -74,6 +74,24 @@ print("done")
     assert (ran.returncode, ran.stdout.strip()) == (0, "done"), ran.stderr
 
 
+def test_it_starts_where_nobody_leaves_settings(soft_token, tmp_path, monkeypatch) -> None:
+    """Yubico's module takes a yubihsm_pkcs11.conf from there, and tpm2-pkcs11 a store."""
+    seen: list[str] = []
+    real = module_file._Library.initialize
+
+    def initialize(library: module_file._Library) -> None:
+        seen.append(os.getcwd())
+        real(library)
+
+    monkeypatch.setattr(module_file._Library, "initialize", initialize)
+    monkeypatch.chdir(tmp_path)
+    vault = open_vault(soft_token.uri())
+    assert list(vault.keys()) == []
+    vault.close()
+    assert set(seen) == {"/"}
+    assert os.getcwd() == str(tmp_path)
+
+
 def test_fork_poisons_the_child(soft_token, vault, key) -> None:
     child = os.fork()
     if child == 0:

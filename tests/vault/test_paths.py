@@ -85,6 +85,19 @@ def test_links_on_the_way(soft_token, tmp_path) -> None:
         paths.check_path(str(good / "b.so"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of root")
+def test_link_to_a_folder_on_the_way(soft_token, tmp_path) -> None:
+    """Its owner decides each time anew which folder the library comes from."""
+    good = tmp_path / "good"
+    good.mkdir(mode=0o755)
+    shutil.copy(soft_token.module, good / "m.so")
+    (tmp_path / "way").symlink_to(good)
+    paths.check_path(f"{tmp_path}/way/m.so")
+    os.chown(tmp_path / "way", 12345, -1, follow_symlinks=False)
+    with pytest.raises(Refused, match=r"link .*/way belongs to user 12345"):
+        paths.check_path(f"{tmp_path}/way/m.so")
+
+
 @pytest.mark.parametrize("name", ["softhsm2", "SoftHSM2", "softhsm"])
 def test_module_by_name(soft_token, opened, name) -> None:
     uri = f"pkcs11:token=edge?module-name={name}&pin-source=file:{soft_token.pin_file}"

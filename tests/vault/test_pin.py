@@ -89,7 +89,13 @@ def record(state: Path) -> dict[str, object]:
 def test_good_pin(restarted, state) -> None:
     for _ in range(5):
         assert login(restarted()) == "98765"
-    assert record(state) == {"state": "ok", "broken": 0, "refused": [], "tried": None}
+    assert record(state) == {
+        "state": "ok",
+        "broken": 0,
+        "refused": [],
+        "tried": None,
+        "counted": False,
+    }
 
 
 def test_refused_across_restarts_until_it_is_changed(restarted, pin_file, state) -> None:
@@ -222,7 +228,63 @@ def test_broken_off_keeps_what_was_refused(restarted, pin_file) -> None:
         login(restarted())
 
 
-@pytest.mark.parametrize("text", ['{"sta', "[]", '"ok"', '{"state": "odd"}', ""])
+COUNTED = TOKEN._replace(pin_tried=True)
+
+
+def test_broken_off_and_the_token_counted_it(restarted, pin_file, state) -> None:
+    """The counter of the token says how the login ended that nobody wrote the end of."""
+    kill(restarted())
+    for token in (COUNTED, TOKEN):  # for ever, also when somebody's login has reset the counter
+        with pytest.raises(Locked, match="refused this PIN"):
+            login(restarted(), token=token)
+    assert record(state)["state"] == "failed"
+    pin_file.write_text("55555")
+    assert login(restarted(), token=COUNTED) == "55555"
+
+
+def test_broken_off_and_counted_meanwhile(restarted, state) -> None:
+    """The flags are those under the lock, not those from before it."""
+    kill(restarted())
+    with (
+        pytest.raises(Locked, match="refused this PIN"),
+        restarted().attempt(TOKEN, "edge", lambda: COUNTED),
+    ):
+        pytest.fail("the PIN was given out")
+
+
+def test_broken_off_with_a_wrong_pin_that_was_changed_since(restarted, pin_file, state) -> None:
+    kill(restarted())
+    pin_file.write_text("55555")
+    assert login(restarted(), token=COUNTED) == "55555"
+    pin_file.write_text("98765")
+    with pytest.raises(Locked, match="refused this PIN"):
+        login(restarted())
+
+
+def test_broken_off_while_the_counter_told_of_an_older_one(restarted) -> None:
+    """It was up before: it tells nothing, and one more try is allowed."""
+    with pytest.raises(Killed):
+        login(restarted(), Killed(), token=COUNTED)
+    login(restarted(), token=COUNTED)
+
+
+def test_broken_off_with_a_credential_and_counted(credential) -> None:
+    """Nothing is known of the PIN, but that it was wrong."""
+    kill(credential())
+    for pin in ("98765", "55555"):
+        with pytest.raises(Locked, match="wrong") as caught:
+            login(credential(pin), token=COUNTED)
+        assert "remove" in caught.value.hint
+    credential().forget(TOKEN)
+    login(credential())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"sta', "[]", '"ok"', '{"state": "odd"}', "", "[" * 60000]
+    + [f'{{"state": "ok", "broken": {number}, "refused": [], "tried": null}}'
+       for number in ("Infinity", "NaN", "1" * 5000)],
+)  # fmt: skip
 def test_spoilt_marker_counts_as_broken_off(restarted, state, text) -> None:
     login(restarted())
     marker(state).write_text(text)

@@ -235,3 +235,59 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+# --- who else can say what is in the place of a secret
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away")
+@pytest.mark.parametrize("whose", ["folder", "link", "link above", "open folder"])
+def test_secret_that_another_user_can_exchange(tmp_path: Path, whose: str) -> None:
+    """Whoever owns the folder of a PIN may put a link there to any secret of ours: each is a PIN to
+    try, until the token is locked."""
+    ours = secret_file(tmp_path / "host_key", "98765")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    named = theirs / "pin"
+    if whose == "link above":
+        good = tmp_path / "good"
+        good.mkdir(mode=0o755)
+        secret_file(good / "pin", "98765")
+        theirs.rmdir()
+        theirs.symlink_to(good)
+        os.chown(theirs, 12345, -1, follow_symlinks=False)
+    else:
+        named.symlink_to(ours)
+    read_first = "12345"
+    if whose == "folder":
+        os.chown(theirs, 12345, -1)
+    elif whose == "link":
+        os.chown(named, 12345, -1, follow_symlinks=False)
+    elif whose == "open folder":
+        theirs.chmod(0o777)
+        read_first = "0777"
+    with pytest.raises(Misconfigured, match=read_first) as caught:
+        read_secret(f"file:{named}")
+    assert "98765" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away")
+def test_secret_of_ours_in_a_folder_for_everybody(tmp_path: Path) -> None:
+    """Nobody can move what is ours out of a sticky folder such as /tmp; links of ours lead on."""
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    secret_file(sticky / "pin", "98765")
+    (tmp_path / "link").symlink_to("sticky/../sticky/pin")
+    assert read_secret(f"file:{tmp_path}/link") == "98765"
+    for place in ("pin", "link"):
+        os.chown(sticky / "pin", 12345, -1)
+        with pytest.raises(Misconfigured, match="12345"):
+            read_secret(f"file:{sticky}/{place}" if place == "pin" else f"file:{tmp_path}/link")
+
+
+def test_secret_behind_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(Misconfigured, match="links"):
+        read_secret(f"file:{tmp_path}/a")

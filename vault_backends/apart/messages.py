@@ -91,7 +91,7 @@ class Conversation:
 def _decoded(data: bytes) -> Any:
     try:
         return json.loads(data, object_hook=_plain, parse_float=_never, parse_constant=_never)
-    except (ValueError, RecursionError):  # its text would show the data
+    except (ValueError, TypeError, RecursionError):  # its text would show the data
         raise Broken("bytes that are no message") from None
 
 

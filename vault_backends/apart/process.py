@@ -18,6 +18,9 @@ from vault_backends.vault import DeviceGone, Misconfigured
 ORDERLY, POLITE = 5.0, 2.0
 """Seconds to finalise the module when the vault is closed, and after SIGTERM."""
 
+QUESTIONS = 8
+"""To the person, at most, in one call: their time does not count, so there is an end to it."""
+
 Ask = Callable[[str], str | None]
 
 
@@ -40,6 +43,7 @@ class Process:
                 stdout=writing,
                 stderr=writing,
                 pass_fds=(theirs.fileno(), self._stderr),
+                cwd="/",  # modules look for their settings where they are started
             )
         except OSError as error:
             ours.close()
@@ -59,7 +63,7 @@ class Process:
         try:
             request = {"call": call, "with": given, "ms": round(limit * 1000)}
             self._conversation.send(request, time.monotonic() + limit)
-            while True:
+            for _ in range(QUESTIONS + 1):
                 said = self._conversation.receive(time.monotonic() + limit)
                 if not isinstance(said, dict):
                     raise Broken("no map")
@@ -67,6 +71,7 @@ class Process:
                     return said
                 answer = ask(str(said["ask"])[:500]) if ask is not None else None
                 self._conversation.send({"answer": answer}, time.monotonic() + limit)
+            raise Broken(f"more than {QUESTIONS} questions")
         except Late:
             self.kill()
             raise DeviceGone(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 from vault_backends import vault as vaults
 from vault_backends.apart.log import Log
@@ -21,6 +21,7 @@ from vault_backends.uri import Pkcs11Uri, parse
 from vault_backends.vault import DeviceGone, Key, Kind, Refused, TokenState, VaultError
 
 log = logging.getLogger("vault_backends.apart")
+T = TypeVar("T")
 
 LIMITS = {"generate": 300.0, "provision": 300.0, "probe": 10.0, "state": 10.0, "sign": 10.0}
 """Seconds to wait for an answer. An RSA key is found by trying; a slow chip signs in a second, and a
@@ -87,14 +88,18 @@ class ApartVault:
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        return frozenset(Kind(kind) for kind in self._call("kinds", of=list))
+        said = self._call("kinds", of=list)
+        return frozenset(self._sense("kinds", lambda: [Kind(kind) for kind in said]))
 
     def generate(self, kind: Kind, label: str) -> Key:
         self._call("generate", kind.value, label)
         return Key(kind, label)
 
     def keys(self) -> Iterator[Key]:
-        return iter([Key(Kind(kind), label) for kind, label in self._call("keys", of=list)])
+        said = self._call("keys", of=list)
+        return iter(
+            self._sense("keys", lambda: [Key(Kind(kind), _text(label)) for kind, label in said])
+        )
 
     def public(self, key: Key) -> bytes:
         public: bytes = self._call("public", *_named(key), of=bytes)
@@ -196,12 +201,23 @@ class ApartVault:
         if (error := _error(said)) is not None:
             raise error
         if not isinstance(said.get("gives", self), of):
-            self._end()
-            raise DeviceGone(
-                f"the process of {self.module} is out of its mind: no {of.__name__} from {call!r}",
-                hint="it was ended; the next call starts a new one",
-            )
+            raise self._mad(f"no {of.__name__} from {call!r}")
         return said["gives"]
+
+    def _sense(self, call: str, made: Callable[[], list[T]]) -> list[T]:
+        """What an answer means, if anything."""
+        try:
+            return made()
+        except (TypeError, ValueError):
+            with self._lock:
+                raise self._mad(f"nonsense from {call!r}") from None
+
+    def _mad(self, what: str) -> DeviceGone:
+        self._end()
+        return DeviceGone(
+            f"the process of {self.module} is out of its mind: {what}",
+            hint="it was ended; the next call starts a new one",
+        )
 
     def _note(self, said: dict[str, Any]) -> None:
         lines, logins = said.get("said"), said.get("logins")
@@ -261,6 +277,12 @@ class ApartVault:
 
 def _named(key: Key) -> tuple[str, str]:
     return key.kind.value, key.label
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _state(said: list[Any]) -> TokenState:

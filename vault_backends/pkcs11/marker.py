@@ -4,6 +4,7 @@
     broken     how many logins in a row ended as unknown
     refused    a tag of each PIN that the token refused
     tried      while unknown: the tag of the PIN being tried, where it lies in a file anyway
+    counted    while unknown: whether the token counted a wrong PIN before that login
 
 A tag is one byte of a hash. The same PIN always has the same tag, so a refused one is recognised for
 ever; and of a million PINs four thousand have it, so it tells nobody what was typed. It is without
@@ -33,10 +34,16 @@ class Record:
     broken: int = 0
     refused: tuple[str, ...] = ()
     tried: str | None = None
+    counted: bool = False
 
-    def trying(self, tag: str | None) -> "Record":
+    def trying(self, tag: str | None, counted: bool) -> "Record":
         """To be written before the login: what it means if nothing is written after it."""
-        return Record("unknown", self.broken + 1, self.refused, tag)
+        return Record("unknown", self.broken + 1, self.refused, tag, counted)
+
+    def was_refused(self, counted: bool) -> bool:
+        """Whether the login that broke off was with a wrong PIN: the token `counted` none before,
+        and does now."""
+        return self.state == "unknown" and self.broken > 0 and counted and not self.counted
 
     def accepted(self) -> "Record":
         return Record("ok", refused=self.refused)
@@ -134,9 +141,13 @@ def _parsed(data: bytes) -> Record:
     try:
         found: Any = json.loads(data)
         record = Record(
-            found["state"], int(found["broken"]), tuple(map(str, found["refused"])), found["tried"]
+            found["state"],
+            int(found["broken"]),
+            tuple(map(str, found["refused"])),
+            found["tried"],
+            found.get("counted") is True,
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return _SPOILT
     return record if record.state in _STATES else _SPOILT
 

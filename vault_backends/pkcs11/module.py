@@ -126,10 +126,11 @@ class Module:
             )
 
     def start(self) -> None:
-        if self._library is None:
-            self._library = self._load()
-        else:
-            self._library.initialize()
+        with _at_root():
+            if self._library is None:
+                self._library = self._load()
+            else:
+                self._library.initialize()
 
     def _load(self) -> _Library:
         try:
@@ -176,6 +177,19 @@ class Module:
             if token.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED:
                 found.append(token)
         return found
+
+
+@contextmanager
+def _at_root() -> Iterator[None]:
+    """In the folder `/` for the time. Yubico's module takes a yubihsm_pkcs11.conf from where it is
+    started, before the one that was named to it, and tpm2-pkcs11 a store: in /tmp anybody's."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 _modules: dict[str, Module] = {}

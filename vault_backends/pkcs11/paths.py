@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from vault_backends.owners import way
 from vault_backends.pkcs11.profiles import LIBRARIES, ROWS
 from vault_backends.vault import Misconfigured, NotFound, Refused
 
@@ -81,29 +82,27 @@ def check_path(path: str) -> str:
         )
     check_root_owned(Path(real), "the module")
     for step in _steps(path):
-        folder = step.parent
+        folder = step.parent.resolve()
         check_root_owned(folder, "the folder")
-        for above in folder.resolve().parents:
+        for above in folder.parents:
             # In a sticky folder (/tmp) nobody can move what belongs to root.
             check_root_owned(above, "the folder", sticky=True)
     return real
 
 
 def _steps(path: str) -> Iterator[Path]:
-    """`path`, and what each link on the way to the file says instead."""
-    step = Path(path)
-    for _ in range(40):  # as many as the kernel follows
-        yield step
-        if not step.is_symlink():
-            return
+    """The file, and each link on the way to it."""
+    yield Path(os.path.realpath(path))
+    for step, link in way(Path(path)):
+        if not link:
+            continue
         if step.lstat().st_uid != 0:
             raise Refused(
                 f"the link {step} belongs to user {step.lstat().st_uid}, not to root: "
                 "it says which code is loaded",
                 hint="give the path that it leads to",
             )
-        step = step.parent / step.readlink()
-    raise Refused(f"{path} leads through too many links")
+        yield step
 
 
 def check_root_owned(path: Path, what: str, *, sticky: bool = False) -> None:

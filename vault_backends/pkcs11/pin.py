@@ -49,18 +49,19 @@ class Pin:
 
     @contextmanager
     def attempt(
-        self, token: TokenState, name: str, check: Callable[[], None] = lambda: None
+        self, token: TokenState, name: str, check: Callable[[], TokenState | None] = lambda: None
     ) -> Iterator[Secret]:
         """The PIN, for one login inside the block. WrongPin raised there is remembered for ever,
         other exceptions are no verdict on the PIN; if the process ends inside, that is known too.
-        `check` is called last before, with nobody else logging in, and may refuse by raising.
-        Raises Locked if the PIN must not be tried."""
+        `check` is called last before, with nobody else logging in, and may refuse by raising; it
+        returns what the token says now. Raises Locked if the PIN must not be tried."""
         pin = self._fetch(name)
         with self._memory(token) as memory:
-            before, tag = memory.read(), memory.tag(pin.reveal())
-            before = self._judged(before, tag, name, memory)
-            check()
-            memory.write(before.trying(tag if self._lies_in_a_file else None))
+            found, tag = memory.read(), memory.tag(pin.reveal())
+            self._judged(found, tag, name, memory)  # what is known needs no question to the token
+            token = check() or token
+            before = self._judged(self._settled(found, token, name, memory), tag, name, memory)
+            memory.write(before.trying(tag if self._lies_in_a_file else None, token.pin_tried))
             refused = ""
             try:
                 yield pin
@@ -105,10 +106,26 @@ class Pin:
             return Secret(self._uri.pin_value)
         return Secret(obtain(self._source, self._ask, f"the PIN of {name}"))
 
+    def _settled(self, found: Record, token: TokenState, name: str, memory: Memory) -> Record:
+        """`found`, where the token's counter tells how the login ended that nobody wrote the end of."""
+        if not found.was_refused(token.pin_tried):
+            return found
+        if found.tried is None:
+            raise Locked(
+                f"the last login to {name} broke off, and the token counts a wrong PIN since; it is "
+                "not tried again",
+                hint=f"see that the PIN from {self._place} is right{_at(memory)}",
+            )
+        settled = found.failed(found.tried)
+        memory.write(settled)
+        return settled
+
     def _judged(self, before: Record, tag: str, name: str, memory: Memory) -> Record:
         """`before` as it bears on this PIN; Locked if it must not be tried."""
         if tag in before.refused:
-            if before.state == "failed":  # not for one that only looks alike: a change begins with ok
+            if (
+                before.state == "failed"
+            ):  # not for one that only looks alike: a change begins with ok
                 self._make_way(name, memory)
             alike = "" if memory.path is None else " (or one that looks alike, as 1 in 256 do)"
             raise Locked(

@@ -60,7 +60,7 @@ def succeed(path: Path) -> bool:
     read_secret(f"file:{beside}")  # a file that others could have written takes nobody's place
     found = path.stat()
     if os.geteuid() == 0 and found.st_uid != 0:  # the service's user goes on reading it
-        os.chown(beside, found.st_uid, found.st_gid)
+        os.chown(beside, found.st_uid, found.st_gid, follow_symlinks=False)
     os.replace(beside, path)
     _sync(path.parent)
     return True

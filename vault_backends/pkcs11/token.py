@@ -191,9 +191,9 @@ class TokenLogin:
             self._after_failed_login()
             raise WrongPin(wrong)
 
-    def _check_flags(self) -> None:
-        """Locked if the token says that the PIN must not be tried. Asked anew: while we waited for
-        our turn others may have tried theirs."""
+    def _check_flags(self) -> TokenState:
+        """What the token says now; Locked if it says that the PIN must not be tried. Asked anew: while
+        we waited for our turn others may have tried theirs."""
         token = self._find_token()
         state, flags = self.state, token.flags
         if state.pin_locked:
@@ -211,6 +211,7 @@ class TokenLogin:
                 f"the PIN of {self.name} must be changed before it can be used",
                 hint="change it with ockam-edge hsm change-pin or the vendor's tool",
             )
+        return state
 
     def _is_verdict(self, error: pkcs11.PKCS11Error) -> bool:
         """Whether the token refused the PIN itself."""

@@ -304,6 +304,10 @@ def _key_attributes(key: Public) -> str:
         raise Refused(
             f"the key could leave the TPM, or was not made there: not {', '.join(missing)}"
         )
+    if key.has(RESTRICTED):  # an attestation key, which vouches for itself and signs no identity
+        raise Refused(
+            f"the key is a restricted one, which signs nothing of an identity: {_words(key)}"
+        )
     return _words(key)
 
 
