@@ -72,6 +72,7 @@ class Control:
             (Method.GET, "policy"): self._policies,
             (Method.POST, "policy"): self._set_policy,
             (Method.POST, "policy/check"): self._check_policy,
+            (Method.POST, "node/configuration"): self._node.configuration.apply,
         }
         node.router.add(ADDRESS, self, self._guard)
         node.wiring.open(ADDRESS, Origin.CONTROL)

@@ -61,6 +61,13 @@ class Fields:
             raise ConfigError(f"the field {name!r} must be a list of identifiers")
         return [str(identifier(text)) for text in texts]
 
+    def maps(self, name: str) -> list[Any]:
+        """A list of maps, or nothing."""
+        found = self._values.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+            raise ConfigError(f"the field {name!r} must be a list of maps")
+        return found
+
     def route(self, name: str) -> str:
         return str(Multiaddr.parse(self.text(name)))
 

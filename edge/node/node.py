@@ -20,6 +20,7 @@ from edge.identity.known import Known
 from edge.keyring import Ask
 from edge.node import fields
 from edge.node.clock import Clock
+from edge.node.configuration import Configuration
 from edge.node.fleet import Fleet
 from edge.node.home import Home
 from edge.node.keys import Identity
@@ -74,6 +75,7 @@ class Node:
         self.listeners = Listeners(self)
         self.connections = Connections(self)
         self.channels = Channels(self)
+        self.configuration = Configuration(self)
         self.own_listener: str | None = None
         """The address of the listener that `node create` asked for."""
         self.presence = Presence(home, name, self.store, ask)
@@ -284,7 +286,7 @@ class Node:
         found = self.policies.find(resource=resource)
         return None if found is None else text(found)
 
-    async def set_policy(self, policy: Policy) -> None:
+    async def set_policy(self, policy: Policy, *, source: str = "command") -> None:
         """On the disk, and then everywhere at once."""
         async with self.changing:
             await self.store.call(
@@ -293,6 +295,7 @@ class Node:
                 policy.resource or "",
                 policy.type or "",
                 text(policy.expression),
+                source,
             )
             self.policies.set(policy)
             self.pin_named()

@@ -140,6 +140,12 @@ class Inlets(Shelf[Inlet]):
         fields.flag("wait", True)
         return name, spec
 
+    def same(self, there: Spec, wanted: Spec) -> bool:
+        """Port 0 is whatever port it has."""
+        bound, asked = host_port(there["from"]), host_port(wanted["from"])
+        port = asked.port or bound.port
+        return there | {"from": bound} == wanted | {"from": asked._replace(port=port)}
+
     async def make(self, name: str, spec: Spec) -> Inlet:
         node = self.node
         node.refuse_open_outlets_beside(spec["to"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from edge.errors import EdgeError
 from edge.node.policies import Policy, read
-from edge.node.store import ResourceRecord, Store, Taken, Unknown
+from edge.node.store import GUARDED, ResourceRecord, Store, Taken, Unknown
 from edge.policy.values import text
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Shelf(Generic[T]):
 
     kind: str
     persistent = True
+    key = "name"
+    """Of a request: where its name is."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -63,6 +65,10 @@ class Shelf(Generic[T]):
     def status(self, name: str, entry: Entry[T]) -> Spec:
         raise NotImplementedError  # pragma: no cover
 
+    def same(self, there: Spec, wanted: Spec) -> bool:
+        """Whether what is there is what is wanted."""
+        return there == wanted
+
     def named(self, name: str, thing: T) -> str:
         """The final name, of things that are named by what they turned out to be."""
         return name
@@ -79,7 +85,7 @@ class Shelf(Generic[T]):
     def things(self) -> list[T]:
         return [entry.thing for entry in self.entries.values() if entry.thing is not None]
 
-    async def create(self, body: object) -> Spec:
+    async def create(self, body: object, *, source: str = "command") -> Spec:
         name, spec = self.checked(body)
         async with self.node.changing:
             if name in self.entries:
@@ -92,7 +98,7 @@ class Shelf(Generic[T]):
                 name = self.named(name, thing)
                 entry = Entry(spec, thing)
                 try:
-                    await self._keep(name, spec, policy)
+                    await self._keep(name, spec, policy, source)
                 except BaseException:
                     await self._discard(name, thing)
                     raise
@@ -122,9 +128,14 @@ class Shelf(Generic[T]):
             self.changed()
             if entry.thing is not None:
                 await self.unmake(entry.thing)
-            if self.persistent:
+            if self.kind in GUARDED and not self._others(name):
                 self.node.policies.remove(resource=name)
             return shown
+
+    def _others(self, name: str) -> bool:
+        """Whether a thing of another kind has this name, and so this policy."""
+        guarded = [shelf for shelf in self.node.shelves if shelf.kind in GUARDED]
+        return any(name in shelf.entries for shelf in guarded)
 
     def expect(self, record: ResourceRecord) -> None:
         """Something that restore() will make; what it says counts already."""
@@ -178,11 +189,11 @@ class Shelf(Generic[T]):
                 policies.set(Policy(name, None, before))
             raise
 
-    async def _keep(self, name: str, spec: Spec, policy: str | None) -> None:
+    async def _keep(self, name: str, spec: Spec, policy: str | None, source: str) -> None:
         if self.persistent:
             node = self.node
             await node.store.call(
-                Store.add_resource, node.name, self.kind, name, spec, policy=policy
+                Store.add_resource, node.name, self.kind, name, spec, source, policy
             )
 
     async def _discard(self, name: str, thing: T) -> None:

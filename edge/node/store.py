@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from edge.errors import ConfigError
 
+GUARDED = ("tcp-outlet", "tcp-inlet")
+"""Kinds of resources that have a policy by their name; two may share a name, and so a policy."""
 BUSY = 10_000
 """Milliseconds to wait for another process that writes."""
 
@@ -90,6 +92,11 @@ MIGRATIONS = (
         subject TEXT NOT NULL, issuer TEXT NOT NULL, scope TEXT NOT NULL, credential BLOB NOT NULL,
         expires_at INTEGER NOT NULL, PRIMARY KEY (subject, issuer, scope)
     ) STRICT;
+    """,
+    # Policies come from a command or from the configuration, as resources do.
+    """
+    ALTER TABLE policy ADD COLUMN source TEXT NOT NULL DEFAULT 'command'
+        CHECK (source IN ('command', 'file'));
     """,
 )
 """What makes version n + 2 of n + 1, in this order. Only ever added to."""
@@ -432,19 +439,33 @@ class Store:
         """With its policy, in one step: nobody finds it without."""
         with self._changing(taken=f"{kind} {name} exists already on node {node}"):
             if policy is not None:
-                self._put_policy(node, name, "", policy)
+                self._put_policy(node, name, "", policy, source)
             self._db.execute(
                 "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?)",
                 (node, kind, name, json.dumps(spec), source, int(time.time())),
             )
 
-    def remove_resource(self, node: str, kind: str, name: str) -> None:
-        """With its pins and its policy: one of the same name made again meets its peers anew."""
+    def own_resource(self, node: str, kind: str, name: str, source: str) -> None:
+        """It is the command's, or the file's, from now on."""
         with self._changing():
-            self._db.execute("DELETE FROM policy WHERE node = ? AND resource = ?", (node, name))
+            self._db.execute(
+                "UPDATE resource SET source = ? WHERE node = ? AND kind = ? AND name = ?",
+                (source, node, kind, name),
+            )
+
+    def remove_resource(self, node: str, kind: str, name: str) -> None:
+        """With its pins, and its policy where nothing else has it: one of the same name made again
+        meets its peers anew."""
+        with self._changing():
             self._db.execute(
                 "DELETE FROM resource WHERE node = ? AND kind = ? AND name = ?", (node, kind, name)
             )
+            if kind in GUARDED:
+                self._db.execute(
+                    "DELETE FROM policy WHERE node = ? AND resource = ? AND NOT EXISTS (SELECT 1 FROM"
+                    " resource WHERE node = ? AND name = ? AND kind IN (?, ?))",
+                    (node, name, node, name, *GUARDED),
+                )
             self._db.execute(
                 "DELETE FROM pin WHERE node = ? AND resource = ?", (node, f"{kind}/{name}")
             )
@@ -508,9 +529,20 @@ class Store:
             node,
         )
 
-    def put_policy(self, node: str, resource: str, kind: str, expression: str) -> None:
+    def policy_sources(self, node: str) -> dict[tuple[str, str], tuple[str, str]]:
+        """Expression and source, by resource and type."""
+        rows = self._rows(
+            "SELECT resource, type, expression, source FROM policy WHERE node = ?", node
+        )
+        return {
+            (resource, kind): (expression, source) for resource, kind, expression, source in rows
+        }
+
+    def put_policy(
+        self, node: str, resource: str, kind: str, expression: str, source: str = "command"
+    ) -> None:
         with self._changing():
-            self._put_policy(node, resource, kind, expression)
+            self._put_policy(node, resource, kind, expression, source)
 
     def remove_policy(self, node: str, resource: str, kind: str) -> None:
         with self._changing():
@@ -519,9 +551,15 @@ class Store:
                 (node, resource, kind),
             )
 
-    def _put_policy(self, node: str, resource: str, kind: str, expression: str) -> None:
-        values = (node, resource, kind, expression)
-        self._db.execute("INSERT OR REPLACE INTO policy VALUES (?, ?, ?, ?)", values)
+    def _put_policy(
+        self, node: str, resource: str, kind: str, expression: str, source: str
+    ) -> None:
+        values = (node, resource, kind, expression, source)
+        self._db.execute(
+            "INSERT OR REPLACE INTO policy (node, resource, type, expression, source)"
+            " VALUES (?, ?, ?, ?, ?)",
+            values,
+        )
 
     # -- whom a resource met first
 

@@ -171,6 +171,7 @@ class ChannelListeners(Shelf[ChannelListener]):
     """Addresses where channels are asked for: `api`, and those made by command."""
 
     kind = "secure-channel-listener"
+    key = "address"
 
     def checked(self, body: object) -> tuple[str, Spec]:
         fields = Fields(body, ("address", "authorized"))
@@ -213,6 +214,7 @@ class Services(Shelf[bytes]):
     """Small workers made by command."""
 
     kind = "service"
+    key = "address"
     TYPES: ClassVar[dict[str, Callable[[Router, bytes], Hop]]] = {
         "hop": HopService,
         "echo": Echo,
