@@ -110,9 +110,8 @@ def attest(
 ) -> Result:
     """Have the TPM prove that the key of an identity is in it, for a verifier's nonce.
 
-    The verifier checks the file with `hsm verify-attestation`. To prove as well that both keys of the
-    TPM in it are of one TPM, the verifier makes a challenge (`hsm challenge`), which
-    `hsm attest --answer` answers."""
+    The verifier makes a challenge from the file (`hsm challenge`), which `hsm attest --answer`
+    answers, and checks both with `hsm verify-attestation`."""
     from vault_backends.tpm import attest as tpm  # noqa: PLC0415
     from vault_backends.tpm.chain import given_certificates  # noqa: PLC0415
 
@@ -147,6 +146,11 @@ def attest(
 @click.option("--identity", type=Identifier(), help="The identifier it must be about.")
 @click.option("--answer", type=file_argument, help="The machine's answer to a challenge…")
 @click.option("--secret", type=file_argument, help="…and what was kept when that was made.")
+@click.option(
+    "--unchallenged",
+    is_flag=True,
+    help="Accept what nobody challenged: it may be made by software.",
+)
 def verify_attestation(
     evidence: Path,
     ca: Path,
@@ -155,21 +159,26 @@ def verify_attestation(
     identity: str | None,
     answer: Path | None,
     secret: Path | None,
+    unchallenged: bool,
 ) -> Result:
     """Check evidence from `hsm attest`, offline. Fails unless every check passes.
 
-    Without --answer and --secret it is not proven that the attestation key is in the TPM that the
-    certificate is for."""
+    Only a challenge (`hsm challenge`), with the machine's --answer to it and the --secret that was
+    kept, proves that there is a TPM: its certificate is no secret, and software can make all the
+    rest."""
     if (answer is None) != (secret is None):
         raise click.UsageError("--answer and --secret go together")
     verdict = _examined(evidence, ca, nonce, dict(pcrs), identity)
     if verdict.evidence is not None and answer is not None and secret is not None:
         verdict = _with_answer(verdict, _read(answer), _read(secret))
-    report = _report(verdict, activated=answer is not None)
+    elif verdict.evidence is not None and not unchallenged:
+        verdict = _not_answered(verdict)
+    report = _report(verdict, unchallenged=unchallenged and answer is None)
     if verdict.failed:
         emit(report)
         names = ", ".join(check.name for check in verdict.failed)
-        raise TrustError(f"the evidence in {evidence} is refused: {names}")
+        hint = "challenge the machine: ockam-edge hsm challenge" if answer is None else ""
+        raise TrustError(f"the evidence in {evidence} is refused: {names}", hint=hint)
     return report
 
 
@@ -355,18 +364,23 @@ def _with_answer(verdict: "Verdict", answer: bytes, kept: bytes) -> "Verdict":
     return Verdict(checks, verdict.evidence if good else None)
 
 
-def _report(verdict: "Verdict", *, activated: bool) -> Result:
+def _not_answered(verdict: "Verdict") -> "Verdict":
+    from vault_backends.tpm.evidence import Check, Verdict  # noqa: PLC0415
+
+    said = "no answer to a challenge: whoever has a TPM's certificate can make such a file"
+    return Verdict([*verdict.checks, Check("activation", False, said)], None)
+
+
+def _report(verdict: "Verdict", *, unchallenged: bool) -> Result:
     rows = [f"  {'✔' if one.passed else '✘'} {one.name:<18} {one.said}" for one in verdict.checks]
-    if not activated:
-        rows.append(
-            "  - activation         not asked: whether both keys are in one TPM is not known"
-        )
+    if unchallenged:
+        rows.append("  - activation         not asked: whether there is a TPM at all is not known")
     shown: dict[str, Any] = {
         "accepted": not verdict.failed,
         "checks": [
             {"name": one.name, "passed": one.passed, "said": one.said} for one in verdict.checks
         ],
-        "activation": activated,
+        "activation": any(one.name == "activation" and one.passed for one in verdict.checks),
     }
     if (found := verdict.evidence) is not None:
         clock = found.clock

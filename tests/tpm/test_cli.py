@@ -17,7 +17,9 @@ from edge.identity.history import create
 from edge.identity.keys import KeyKind, PublicKey
 from tests.tpm import forge
 from tests.tpm.conftest import ROOT, Machine
-from vault_backends.tpm.structures import SHA1, SHA256, Selection
+from vault_backends.tpm.bundle import Bundle
+from vault_backends.tpm.chain import certificate
+from vault_backends.tpm.structures import SHA1, SHA256, Public, Selection
 from vault_backends.vault import Refused
 
 NONCE = ("--nonce", "ab" * 32)
@@ -39,7 +41,8 @@ def ca(machine: Machine) -> tuple[str, Path]:
 def verify(
     machine: Machine, proof: Path, *more: str | Path, good: bool = True
 ) -> dict[str, object]:
-    command = ("hsm", "verify-attestation", proof, "--ca", machine.ca, "--output", "json")
+    command: list[str | Path] = ["hsm", "verify-attestation", proof, "--ca", machine.ca]
+    command += ["--output", "json", *(() if "--answer" in more else ("--unchallenged",))]
     said: dict[str, object] = json.loads(machine.edge(*command, *more, good=good).stdout)
     return said
 
@@ -65,7 +68,7 @@ def test_an_identity_is_attested_and_verified(machine: Machine, proof: Path) -> 
 def test_a_report_for_people_names_each_check(
     machine: Machine, proof: Path, ca: tuple[str, Path]
 ) -> None:
-    text = machine.edge("hsm", "verify-attestation", proof, *ca, *NONCE).stdout
+    text = machine.edge("hsm", "verify-attestation", proof, *ca, *NONCE, "--unchallenged").stdout
     for name in ("ek-chain", "key-attributes", "quote", "history"):
         assert f"✔ {name}" in text
     assert "not asked" in text
@@ -88,6 +91,30 @@ def test_what_is_refused_has_a_name_and_an_exit_code(
     done = machine.edge("hsm", "verify-attestation", changed, *ca, *NONCE, good=False)
     assert done.returncode == 70
     assert "is refused: " in done.stderr
+
+
+def test_evidence_made_without_any_tpm_is_not_accepted(
+    machine: Machine, proof: Path, ca: tuple[str, Path], tmp_path: Path
+) -> None:
+    """The certificate of an endorsement key is no secret, and the attestation key may be any: with
+    the certificate of some TPM, all but the challenge can be had by software."""
+    real = Bundle.decode(proof.read_bytes())
+    forged = tmp_path / "forged"
+    forged.write_bytes(
+        forge.Forge(
+            nonce=real.nonce,
+            ek=Public.decode(real.ek_public),
+            certificate=certificate(real.ek_certificate),
+            chain=real.ek_chain,
+        ).file()
+    )
+    command = ("hsm", "verify-attestation", forged, *ca, *NONCE, "--output", "json")
+    done = machine.edge(*command, good=False)
+    said = json.loads(done.stdout)
+    assert said["accepted"] is False
+    assert failures(said) == ["activation"]
+    assert done.returncode == 70
+    assert "hsm challenge" in done.stderr
 
 
 def test_a_challenge_is_answered_by_the_same_tpm(

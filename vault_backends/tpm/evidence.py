@@ -1,9 +1,10 @@
 """Verifying what a TPM said, without a TPM, network or clock of one's own: all of it is arguments.
 
-`verify` proves that a key was made in, and cannot leave, a TPM whose attestation key says so now (the
-nonce), with these PCRs; and that the certificate of the endorsement key leads to a trusted maker.
-That attestation and endorsement key are in the *same* TPM only an answered challenge proves:
-`challenge`, then compare the secret with what the machine's `attest.answer` returns."""
+`verify` shows that an attestation key says, now (the nonce) and with these PCRs, that a key was made in
+a TPM and cannot leave it; and that the certificate in the file leads to a trusted maker. That the
+attestation key is in the TPM of that certificate, and so in any TPM at all, only an answered challenge
+proves: `challenge`, then `settled` with what the machine's `attest.answer` returns. Without it whoever
+has the certificate of some TPM, which is no secret, can make all the rest in software."""
 
 import hmac
 import os
