@@ -1,5 +1,6 @@
 """What the commands of a fleet share: identity, project, attributes, tickets, asking the authority."""
 
+import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -96,18 +97,27 @@ def read_ticket(argument: str | None) -> str | None:
         argument = os.environ.pop("ENROLLMENT_TICKET", None)
     if argument is None:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        path = Path(folder) / "ticket" if folder else None
-        return _bounded(path.read_bytes()) if path is not None and path.exists() else None
+        if not folder or not (Path(folder) / "ticket").exists():
+            return None
+        argument = str(Path(folder) / "ticket")
     text = argument.strip()
     if text == "-":
         return _bounded(sys.stdin.buffer.read(LONGEST_TICKET + 1))
     if text.startswith(("http://", "https://")):
         return _download(text)
     path = Path(text)
-    if len(text) < 4096 and "," not in text and "{" not in text and path.is_file():
+    try:
+        if not path.is_file():
+            return text
         with path.open("rb") as file:
             return _bounded(file.read(LONGEST_TICKET + 1))
-    return text
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a ticket is, and it is not to be shown
+            return text
+        raise ConfigError(
+            f"cannot read the file with the ticket: {error.strerror}",
+            hint="is it another user's?",
+        ) from None
 
 
 def _bounded(data: bytes) -> str:

@@ -191,6 +191,7 @@ def test_a_ticket_from_everywhere(
         )  # fmt: skip
 
     enrolled(device, tickets[0])
+    enrolled(fresh(), boss.do("project", "ticket", "--hex"))
     file.write_text(f"\n{tickets[1]}\n\n")
     enrolled(fresh(), str(file))
     monkeypatch.setenv("ENROLLMENT_TICKET", f" {tickets[2]}\n")
