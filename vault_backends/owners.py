@@ -47,7 +47,7 @@ def check_way(path: Path, owners: frozenset[int]) -> None:
             raise Misconfigured(
                 f"{path}: the {what} {step} belongs to user {found.st_uid}, who can put another "
                 "file there",
-                hint=f"keep it in a folder of root, or of user {max(owners)}",
+                hint="keep it in a folder of root's" + _or_of(owners),
             )
         if not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
             raise Misconfigured(
@@ -55,3 +55,8 @@ def check_way(path: Path, owners: frozenset[int]) -> None:
                 f"(mode {stat.S_IMODE(found.st_mode):04o})",
                 hint=f"chmod go-w {step}",
             )
+
+
+def _or_of(owners: frozenset[int]) -> str:
+    others = [str(uid) for uid in sorted(owners) if uid]
+    return f", or of user {', '.join(others)}" if others else ""

@@ -146,7 +146,8 @@ def _read_running(fd: int, otherwise: Path) -> Running:
 
 
 def _folder(path: Path) -> None:
-    """A folder of our own that nobody else can write to."""
+    """A folder of our own that nobody else can write to. One of another user is none for root either:
+    that user could put links there, for root to follow."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(path)
@@ -155,8 +156,11 @@ def _folder(path: Path) -> None:
             f"cannot make the folder {path}: {error.strerror}",
             hint="set OCKAM_HOME to a folder of yours",
         ) from None
-    if os.geteuid() not in (0, found.st_uid) and found.st_uid:
-        raise ConfigError(f"the folder {path} belongs to user {found.st_uid}, not to you")
+    if found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"the folder {path} belongs to user {found.st_uid}, not to you",
+            hint=f"do this as that user: sudo -u '#{found.st_uid}' …",
+        )
     if found.st_mode & 0o022:
         raise ConfigError(f"others can write to the folder {path}", hint=f"chmod go-w {path}")
 

@@ -39,10 +39,22 @@ def test_a_folder_that_cannot_be_or_is_open_to_others(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for root either: its owner could put links there, for root to write or empty any file."""
     os.chown(tmp_path, 4711, 4711)
-    Home(tmp_path).prepare()  # root may
+    with pytest.raises(ConfigError, match="belongs to user 4711") as caught:
+        Home(tmp_path).prepare()
+    assert "sudo -u" in caught.value.hint
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match="belongs"):
+        Home(tmp_path).prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give folders away")
+@pytest.mark.parametrize("name", ["log", "run"])
+def test_a_folder_in_it_of_somebody_else(tmp_path: Path, name: str) -> None:
+    Home(tmp_path).prepare()
+    os.chown(tmp_path / name, 4711, 4711)
+    with pytest.raises(ConfigError, match=f"{name} belongs to user 4711"):
         Home(tmp_path).prepare()
 
 
