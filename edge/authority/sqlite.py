@@ -174,13 +174,15 @@ class SqliteRegistry:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             for piece in batch:
-                piece.fail(self._translated(error))
+                piece.error = self._translated(error)
         for piece in batch:
+            if isinstance(piece.error, sqlite3.Error):
+                piece.error = self._translated(piece.error)
             piece.tell()
 
     def _refuse_all(self, error: EdgeError) -> None:
         while (piece := self._asked.get()) is not None:
-            piece.fail(error)
+            piece.error = error
             piece.tell()
 
     def _translated(self, error: Exception) -> EdgeError:
@@ -188,7 +190,7 @@ class SqliteRegistry:
             return error
         return ConfigError(
             f"cannot use the authority's registry {self._path}: {error}",
-            hint="is the disk full, or the file of another user?",
+            hint="is the disk full, or the file of another user, or damaged (then: authority restore)?",
         )
 
 
@@ -199,7 +201,7 @@ class _Piece:
         self.future: asyncio.Future[Any] = loop.create_future()
         self._work, self._loop = work, loop
         self._result: Any = None
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     def run(self, db: sqlite3.Connection) -> None:
         """An error takes back this piece alone, unless the database itself is in trouble."""
@@ -209,12 +211,9 @@ class _Piece:
         except (sqlite3.OperationalError, OSError):
             raise
         except Exception as error:  # whatever it is, whoever waits must hear of it
-            self._error = error
+            self.error = error
             db.execute("ROLLBACK TO piece")
         db.execute("RELEASE piece")
-
-    def fail(self, error: Exception) -> None:
-        self._error = error
 
     def tell(self) -> None:
         self._loop.call_soon_threadsafe(self._settle)
@@ -222,8 +221,8 @@ class _Piece:
     def _settle(self) -> None:
         if self.future.done():  # nobody waits any more
             return
-        if self._error is not None:
-            self.future.set_exception(self._error)
+        if self.error is not None:
+            self.future.set_exception(self.error)
         else:
             self.future.set_result(self._result)
 

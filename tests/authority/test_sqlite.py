@@ -67,10 +67,28 @@ def test_an_error_is_its_own(tmp_path: Path) -> None:
             return_exceptions=True,
         )
         assert [type(one) for one in outcomes] == [
-            type(None), StateError, type(None), sqlite3.IntegrityError, type(None),
+            type(None), StateError, type(None), ConfigError, type(None),
         ]  # fmt: skip
         assert len(await registry.members()) == 2
         await registry.close()
+
+    asyncio.run(run())
+
+
+def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Who watches the registry catches no other."""
+
+    def malformed(db: sqlite3.Connection) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async def run() -> None:
+        registry = await SqliteRegistry.open(tmp_path / "file", AUTHORITY)
+        try:
+            with pytest.raises(ConfigError, match="malformed"):
+                await registry._do(malformed)
+            assert await registry.members() == []
+        finally:
+            await registry.close()
 
     asyncio.run(run())
 

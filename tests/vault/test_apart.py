@@ -1,6 +1,7 @@
 """A vault in a process of its own: what crashes, hangs or lies there costs one call. The conformance
 suite runs through it too, as `softhsm-apart`."""
 
+import errno
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from tests.vault.conftest import PIN, ROOT
 from vault_backends.apart.complaints import LINES, Complaints, last_words
 from vault_backends.apart.log import Log
 from vault_backends.apart.messages import LONGEST, Broken, Conversation, Ended, Late
+from vault_backends.apart.process import Process
 from vault_backends.apart.vault import STARTS, ApartVault
 from vault_backends.pkcs11.vault import Pkcs11Vault
 from vault_backends.uri import parse
@@ -28,6 +30,7 @@ from vault_backends.vault import (
     Key,
     Kind,
     Locked,
+    Misconfigured,
     NotFound,
     Refused,
     Seals,
@@ -135,6 +138,26 @@ def test_killed_in_mid_call(vault, number) -> None:
 def test_killed_between_calls(vault) -> None:
     os.kill(pid_of(vault), signal.SIGKILL)
     eventually(lambda: gone(pid_of(vault)))
+    assert vault.sign(KEY, b"x")
+
+
+@pytest.mark.parametrize("where", ["socket.socketpair", "os.pipe", "subprocess.Popen"])
+def test_no_descriptor_is_left_to_start_it(vault, monkeypatch, where) -> None:
+    """The watch and the renewal catch no OSError, and would end by it."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    os.kill(pid_of(vault), signal.SIGKILL)
+    eventually(lambda: gone(pid_of(vault)))
+    with monkeypatch.context() as patched:
+        patched.setattr(f"vault_backends.apart.process.{where}", none_left)
+        with pytest.raises(Misconfigured, match="Too many open files"):
+            vault.sign(KEY, b"x")
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(Misconfigured):
+            Process()
+        assert len(os.listdir("/proc/self/fd")) == before
     assert vault.sign(KEY, b"x")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +28,24 @@ class Process:
     """One life of the other process."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._stderr, writing = os.pipe()
-        # Where the pipe is full the module's words are lost; it never waits for us.
-        os.set_blocking(writing, False)
-        start = [
-            sys.executable, "-I", str(Path(__file__).with_name("__main__.py")),
-            str(theirs.fileno()), str(self._stderr),
-        ]  # fmt: skip
-        try:
-            self._process = subprocess.Popen(
-                start,
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
-                stderr=writing,
-                pass_fds=(theirs.fileno(), self._stderr),
-                cwd="/",  # modules look for their settings where they are started
-            )
-        except OSError as error:
-            ours.close()
-            os.close(self._stderr)
-            raise Misconfigured(f"cannot start {sys.executable}: {error.strerror}") from None
-        finally:
-            theirs.close()
-            os.close(writing)
+        with ExitStack() as ours, ExitStack() as theirs:
+            try:
+                here, there = socket.socketpair()
+                ours.callback(here.close)
+                theirs.callback(there.close)
+                self._stderr, writing = os.pipe()
+                ours.callback(os.close, self._stderr)
+                theirs.callback(os.close, writing)
+                self._process = _started(there.fileno(), self._stderr, writing)
+            except OSError as error:
+                raise Misconfigured(
+                    f"cannot start {sys.executable}: {error.strerror}",
+                    hint="is there memory, and a file descriptor left (LimitNOFILE=)?",
+                ) from None
+            ours.pop_all()
         self.pid = self._process.pid
         self.calls = 0
-        self._conversation = Conversation(ours)
+        self._conversation = Conversation(here)
 
     def ask(self, call: str, given: list[Any], limit: float, ask: Ask | None) -> dict[str, Any]:
         """The answer to one call. DeviceGone, and this process has ended, where none came in
@@ -125,6 +116,22 @@ class Process:
             f"the PKCS#11 module's process {why} in {call!r}" + (f" ({words})" if words else ""),
             hint="the next call starts a new one; report it to the maker of the module",
         )
+
+
+def _started(conversation: int, stderr: int, writing: int) -> subprocess.Popen[bytes]:
+    """It speaks at the first descriptor; what it writes elsewhere goes to the third, and comes out
+    at the second. Raises OSError."""
+    # Where the pipe is full the module's words are lost; it never waits for us.
+    os.set_blocking(writing, False)
+    program = str(Path(__file__).with_name("__main__.py"))
+    return subprocess.Popen(
+        [sys.executable, "-I", program, str(conversation), str(stderr)],
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=writing,
+        pass_fds=(conversation, stderr),
+        cwd="/",  # modules look for their settings where they are started
+    )
 
 
 def _end_of(status: int | None) -> str:
