@@ -45,6 +45,7 @@ def node() -> None:
 @click.option("--authority-identity", metavar="HEX", help="Whose credentials count: its history.")
 @click.option("--authority-route", type=Route(), help="Where our own credential comes from.")
 @click.option("--credential-scope", metavar="TEXT", help="Under which our own one is stored.")
+@click.option("--no-start", is_flag=True, help="Do not start it: a service of the system will.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay attached until the node ends.")
 @click.option(
     "-e", "--exit-on-eof", is_flag=True, help="End with standard input; needs --foreground."
@@ -60,16 +61,23 @@ def create(
     authority_identity: str | None,
     authority_route: str | None,
     credential_scope: str | None,
+    no_start: bool,
     foreground: bool,
     exit_on_eof: bool,
 ) -> Result:
     """Make a node and start it."""
+    if no_start and foreground:
+        raise click.UsageError("--no-start and --foreground exclude each other")
     if exit_on_eof and not foreground:
         raise click.UsageError("--exit-on-eof needs --foreground")
     trusted = _trust(project, no_project, authority_identity, authority_route, credential_scope)
     kept = trusted | ({"keep_channel_key": True} if keep_channel_key else {})
     at = None if no_tcp_listener else str(listener)
-    return _made(name or f"node-{os.urandom(4).hex()}", identity, at, kept, foreground, exit_on_eof)
+    name = name or f"node-{os.urandom(4).hex()}"
+    if no_start:
+        _recorded(name, identity, at, kept)
+        return Result(text=done(f"node {name} is made, and does not run"), machine=name)
+    return _made(name, identity, at, kept, foreground, exit_on_eof)
 
 
 def _trust(
@@ -224,6 +232,15 @@ def start(name: str | None, foreground: bool) -> Result:
         )
     _started(name, foreground=foreground)
     return _running(name, machine=None)
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+def run(name: str | None) -> None:
+    """Be a node, as a service of the system: for units, which want this process to be the node."""
+    from edge.cli import spawn  # noqa: PLC0415
+
+    spawn.become(local.home(), client.node_name(name))
 
 
 @node.command()

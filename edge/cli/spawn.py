@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edge.errors import ConfigError, EdgeError
 from edge.node.home import Home
@@ -59,6 +59,19 @@ def foreground(home: Home, name: str, *, ask: Ask, exit_on_eof: bool) -> int:
     if "error" in said:
         raise _refusal(said)
     return status
+
+
+def become(home: Home, name: str) -> NoReturn:
+    """Put the node in the place of this process, so that nothing of the command line stays in memory.
+    It keeps the process id, which is the one that systemd listens to."""
+    command = [
+        sys.executable, "-P", "-m", "edge.node.service",
+        "--home", str(home.root), "--name", name, "--foreground",
+    ]  # fmt: skip
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.chdir(home.root)
+    os.execve(sys.executable, command, _environment())
 
 
 def _environment() -> dict[str, str]:

@@ -200,6 +200,11 @@ class Node:
         await self.presence.close()
         await self.store.close()
 
+    async def reload(self) -> None:
+        """Take over at once what changed on the disk; tunnels go on. Raises EdgeError or VaultError,
+        and then all stays as it was."""
+        await self.presence.follower.follow()
+
     def _spawn(self, work: Any, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)

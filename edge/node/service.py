@@ -4,7 +4,8 @@
 the background. On the descriptor goes one line of JSON: {"ready": true, "pid": ...}, or the error.
 Further options: --foreground, and --log-level LEVEL.
 
-uvloop is a choice of this file, and this is the only file that imports systemd.
+Under systemd SIGHUP means: read again what may have changed, and go on. uvloop is a choice
+of this file.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from edge.node import logs
 from edge.node.control import Control, open_socket
 from edge.node.home import Home, Lock
 from edge.node.node import Node
+from edge.node.notify import Systemd
+from edge.node.summary import status
 from vault_backends.nocore import keep_no_core
 from vault_backends.vault import VaultError
 
@@ -42,9 +45,9 @@ MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20),
 """So that glibc does not give every record's block back to the kernel and ask for it again."""
 FILES = 65_536
 """Descriptors that a node asks for."""
-LOOK = 15.0
+LOOK = 5.0
 """Seconds between two looks at what systemd should show."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_node(
@@ -90,7 +93,8 @@ async def _serve(
     exit_on_eof: bool,
 ) -> None:
     node = Node(home, name, ask=ask)
-    _stop_on_signals(node)
+    systemd = Systemd()
+    _heed_signals(node, systemd)
     await node.start()
     control = Control(node)
     path = home.socket(name)
@@ -104,7 +108,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         try:
-            await _stay(node)
+            await _stay(node, systemd)
         finally:
             listener.close()
     finally:
@@ -113,50 +117,53 @@ async def _serve(
         log.info("the node %s has stopped", name)
 
 
-async def _stay(node: Node) -> None:
+async def _stay(node: Node, systemd: Systemd) -> None:
     """Tell systemd that we live, until the node is to stop."""
-    systemd = _Systemd()
-    systemd.say("READY=1", said := _status(node))
+    systemd.ready(status(node))
     while not node.stopping.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(node.stopping.wait(), min(systemd.watchdog or LOOK, LOOK))
-        if systemd.watchdog is not None:
-            systemd.say("WATCHDOG=1")
-        if (status := _status(node)) != said:
-            systemd.say(said := status)
-    systemd.say("STOPPING=1")
+        systemd.alive()
+        systemd.status(status(node))
+    systemd.stopping()
 
 
-def _status(node: Node) -> str:
-    return (
-        f"STATUS=node {node.name}, {node.presence.waiting_for or node.identity.history.identifier}"
-    )
+class _Reload:
+    """What SIGHUP begins. One that comes meanwhile is answered by another reload after this one."""
+
+    def __init__(self, node: Node, systemd: Systemd) -> None:
+        self._node, self._systemd = node, systemd
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def begin(self) -> None:
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="reload")
+
+    async def _run(self) -> None:
+        while self._again and not self._node.stopping.is_set():
+            self._again = False
+            self._systemd.reloading()
+            self._systemd.ready(await self._reloaded())
+
+    async def _reloaded(self) -> str:
+        try:
+            await self._node.reload()
+        except (EdgeError, VaultError) as error:
+            log.error("what was to be reloaded is refused, all stays as it was: %s", error)
+            return f"{status(self._node)}; the reload was refused: {error}"
+        log.info("the node %s was reloaded", self._node.name)
+        return status(self._node)
 
 
-class _Systemd:
-    """What is said on $NOTIFY_SOCKET, if there is one."""
-
-    def __init__(self) -> None:
-        self._notify: Callable[[str], Any] | None = None
-        self.watchdog: float | None = None
-        """Seconds between two signs of life: half of what systemd waits."""
-        if os.environ.get("NOTIFY_SOCKET"):
-            import systemd.daemon  # noqa: PLC0415 - only under systemd
-
-            self._notify = systemd.daemon.notify
-            microseconds = os.environ.get("WATCHDOG_USEC", "")
-            if microseconds.isdigit() and int(microseconds):
-                self.watchdog = int(microseconds) / 2_000_000
-
-    def say(self, *lines: str) -> None:
-        if self._notify is not None:
-            self._notify("\n".join(lines))
-
-
-def _stop_on_signals(node: Node) -> None:
+def _heed_signals(node: Node, systemd: Systemd) -> None:
+    """SIGHUP comes from a terminal that goes away, or from systemctl reload."""
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    for number in STOPPING:
         loop.add_signal_handler(number, node.stopping.set)
+    hangup = _Reload(node, systemd).begin if systemd else node.stopping.set
+    loop.add_signal_handler(signal.SIGHUP, hangup)
 
 
 def _read_to_end(node: Node) -> None:

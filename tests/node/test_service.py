@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -171,21 +172,54 @@ def test_the_end_of_input_is_the_end(tmp_path: Path) -> None:
 
 
 def test_what_systemd_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("systemd.daemon")
     home = Home(tmp_path)
     make_node(home, "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
         notify.settimeout(10)
         process = Process(home, "n", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000")
-        first = notify.recv(4096)
-        assert first.startswith(b"READY=1\nSTATUS=node n, I")
+        assert notify.recv(4096) == b"READY=1\nSTATUS=node n: 1 listener"
         assert notify.recv(4096) == b"WATCHDOG=1"
         process.end()
-        said = {first}
+        said = {b""}
         notify.settimeout(0.5)
         while b"STOPPING=1" not in said:
             said.add(notify.recv(4096))
+
+
+def test_systemd_reloads_by_a_hangup(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    make_node(home, "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(10)
+        process = Process(home, "n", NOTIFY_SOCKET=str(tmp_path / "notify"))
+        notify.recv(4096)
+        for _ in range(2):
+            process.process.send_signal(signal.SIGHUP)
+            assert notify.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert notify.recv(4096) == b"READY=1\nSTATUS=node n: 1 listener"
+        assert process.end() == 0
+    assert home.log("n").read_text().count("was reloaded") == 2
+
+
+def test_a_reload_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    make_node(home, "n")
+    make_node(home, "other", None)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(10)
+        process = Process(home, "n", NOTIFY_SOCKET=str(tmp_path / "notify"))
+        notify.recv(4096)
+        with sqlite3.connect(home.database) as database:
+            database.execute("UPDATE node SET identity = 'other' WHERE name = 'n'")
+        database.close()
+        process.process.send_signal(signal.SIGHUP)
+        notify.recv(4096)
+        said = notify.recv(4096)
+        assert said.startswith(b"READY=1\nSTATUS=node n: 1 listener; the reload was refused: the store")
+        assert process.end() == 0
 
 
 def test_peers_are_told_of_the_end(tmp_path: Path) -> None:
