@@ -22,6 +22,7 @@ from edge.errors import EdgeError, StateError, TrustError
 from edge.identity.history import ChangeHistory
 from edge.identity.keys import KeyKind, PublicKey, Sign
 from edge.identity.purpose import attest_channel_key
+from edge.tasks import end, keep_running
 from edge.token import State, TokenWatch, utc
 from vault_backends import open_vault
 from vault_backends.uri import Pkcs11Uri, parse, secret_path
@@ -242,7 +243,7 @@ class Presenter:
                 raise
         if watch is not None:
             watch.recover, watch.outlook = self._recover, self._outlook
-        self._task = asyncio.create_task(self._keep(), name=f"present {self.history.identifier}")
+        self._task = keep_running(self._keep(), f"present {self.history.identifier}")
         return self._current
 
     async def adopt(self, key: Key, history: ChangeHistory) -> None:
@@ -256,10 +257,8 @@ class Presenter:
         watch = self._keyring.watch
         if watch is not None and watch.recover == self._recover:
             watch.recover = None
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        task, self._task = self._task, None
+        await end(task)
 
     async def _renew(self) -> None:
         key, history = self._key, self.history

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.tasks import end, keep_running
 from vault_backends.vault import DeviceGone, Locked, NotFound, Token, VaultError
 
 log = logging.getLogger("edge.token")
@@ -80,13 +81,11 @@ class TokenWatch:
         return self.state is State.PRESENT
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep(), name=f"watch {self.name}")
+        self._task = keep_running(self._keep(), f"watch {self.name}")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        task, self._task = self._task, None
+        await end(task)
 
     async def back(self) -> None:
         """Return when the token is there and works."""

@@ -19,6 +19,7 @@ LAYERS = (
     ("wire",),
     ("identity", "policy"),
     ("channel", "config"),
+    ("tasks",),
     ("token",),
     ("keyring", "routing"),
     ("portal", "relay", "authority"),

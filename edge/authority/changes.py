@@ -17,7 +17,8 @@ from edge.wire import cbor
 PATIENCE = 25.0
 """Seconds that a question waits for something to be told."""
 MOST = 10_000
-"""Changes that are remembered; whoever is further behind is told `again`."""
+"""Changes that are remembered. Whoever is further behind does not hear of the oldest, and takes the
+credentials of those members until they expire."""
 
 
 class Changed(NamedTuple):
@@ -54,6 +55,10 @@ class Bulletin:
             del self._changes[next(iter(self._changes))]
         more, self._more = self._more, asyncio.Event()
         more.set()
+
+    def reach(self, number: int) -> None:
+        """Nothing up to `number` is missing here, whether or not it stands for a change."""
+        self.number = max(self.number, number)
 
     async def since(self, number: int, patience: float = PATIENCE) -> Told:
         """What is newer than `number`; waits while there is nothing."""

@@ -27,6 +27,7 @@ from edge.routing.hop import Message
 from edge.routing.reach import Origin, Wiring
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
+from edge.tasks import keep_running
 from edge.wire.api import Failure, Method, Request, Response, Status
 from edge.wire.route import Route
 from vault_backends.vault import VaultError
@@ -109,7 +110,7 @@ class Authority:
         self._busy: Counter[Identifier] = Counter()
         self._waiting: Counter[Identifier] = Counter()
         self._desks = self._opened()
-        self._watching = asyncio.create_task(self._watch(), name="watch the registry")
+        self._watching = keep_running(self._watch(), "watch the registry")
 
     def _opened(self) -> list[_Desk]:
         desks: list[tuple[bytes, Serve]] = [
@@ -189,7 +190,7 @@ class Authority:
         self._reply(desk, message, response)
 
     def _refusal(self, caller: Identifier, request: Request, status: Status, text: str) -> Response:
-        log.info("refused %s, who asked %.80s: %s", caller, request.path, text)
+        log.info("refused %s, who asked %r: %s", caller, request.path[:80], text)
         failure = Failure(message=text, path=request.path, method=request.method)
         return Response(_id(), request.id, status, failure.encode())
 
@@ -361,9 +362,11 @@ class Authority:
 
     async def post(self) -> None:
         """Tell those who wait what the registry has that is new."""
-        if await self.registry.latest_change() > self.bulletin.number:
+        latest = await self.registry.latest_change()
+        if latest > self.bulletin.number:
             for change in await self.registry.changes(self.bulletin.number):
                 self.bulletin.post(change)
+            self.bulletin.reach(latest)
 
 
 class _Desk:

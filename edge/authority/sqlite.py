@@ -13,6 +13,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -53,6 +54,8 @@ MIGRATIONS = (
     """,
 )
 """In order; `user_version` of the file is how many were done. Never change one that was released."""
+LEAP = 1_000_000_000
+"""More changes than are made between a backup and its restore."""
 AT_ONCE = 256
 """Pieces of work in one transaction."""
 _BUSY = 10.0
@@ -253,6 +256,17 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
+
+
+def leap(path: Path) -> None:
+    """Let the numbers of changes go on far above those of any lost one, in a file that is a copy from
+    earlier: whoever has heard of changes since must not take the next ones for the same. Raises
+    ConfigError."""
+    try:
+        with closing(_opened(path)) as db:
+            db.execute("UPDATE authority SET change = change + ?", (LEAP,))
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigError(f"the registry {path} cannot be used: {error}") from None
 
 
 def _check_owner(db: sqlite3.Connection, authority: Identifier, path: Path) -> None:

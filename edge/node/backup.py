@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edge.authority.sqlite import leap
 from edge.errors import ConfigError
 from edge.identity.history import Identifier
 from edge.identity.project import Project
@@ -179,6 +180,7 @@ def restore(
             path = registry_path(home, name)
             _create(path, parts[REGISTRY])
             undo.append(path.unlink)
+            leap(path)
         node = manifest["node"]
         store.add_node(
             name, identity=node["identity"], listener=node["listener"], settings=node["settings"]

@@ -3,7 +3,6 @@ authority that it may be besides."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -50,8 +49,6 @@ class Fleet:
         self.account = Members(node.known, clock=node.now, clock_unset=node.clock_unset)
         """What the account authority says of project admins; an authority asks (05 §1.8)."""
         self._node = node
-        self._revocations: Revocations | None = None
-        self._task: asyncio.Task[None] | None = None
         self._desk: ChangesDesk | None = None
         self._channel: Connection | None = None
         self._project_worker: bytes | None = None
@@ -102,9 +99,6 @@ class Fleet:
         self._hear("hub" in serves)
 
     async def close(self) -> None:
-        for task in [self._task] if self._task is not None else []:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         if self.membership is not None:
             await self.membership.close()
         if self._channel is not None:
@@ -131,6 +125,10 @@ class Fleet:
     async def _be_authority(self, given: Mapping[str, Any], keyring: Keyring) -> None:
         node = self._node
         history = node.identity.history
+        if given.get("account"):
+            account = read_history(given["account"])
+            node.remember(account)
+            self.account.authority = account.identifier
         registry = await self._registry(given, history.identifier)
         try:
             now = node.clock.now()
@@ -143,10 +141,6 @@ class Fleet:
         except BaseException:
             await registry.close()
             raise
-        if given.get("account"):
-            account = read_history(given["account"])
-            node.remember(account)
-            self.account.authority = account.identifier
         self.authority = Authority(
             node.router,
             node.wiring,
@@ -205,7 +199,7 @@ class Fleet:
         node, context = self._node, self.context
         assert context is not None
         if self.authority is not None:
-            self._task = asyncio.create_task(self._hear_ourselves(self.authority))
+            node.spawn(self._hear_ourselves(self.authority), "hear of revocations")
             return
         if hub or context.project is None:
             if context.route is None:
@@ -213,13 +207,12 @@ class Fleet:
             ask = self._channel_to_authority
         else:
             ask = self._channel_to_hub
-        self._revocations = Revocations(node.router, ask, self._heard)
+        revocations = Revocations(node.router, ask, self._heard)
         if hub:
-            heard = self._revocations
             self._desk = ChangesDesk(
-                node.router, node.wiring, lambda: heard.bulletin, self._is_member
+                node.router, node.wiring, lambda: revocations.bulletin, self._is_member
             )
-        self._task = asyncio.create_task(self._revocations.keep(), name="hear of revocations")
+        node.spawn(revocations.keep(), "hear of revocations")
 
     async def _hear_ourselves(self, authority: Authority) -> None:
         number = 0
@@ -261,7 +254,8 @@ class Fleet:
         node.members.changed(changed.identifier, at, removed=changed.removed)
         if changed.removed:
             cut = node.cut(changed.identifier)
-            log.warning("%s is no member any more: %d channels are cut", changed.identifier, cut)
+            level = logging.WARNING if cut else logging.INFO  # at a start all of them are told
+            log.log(level, "%s is no member any more: %d channels are cut", changed.identifier, cut)
 
 
 def _credential_key(vault: Any, identity: Key) -> Key:

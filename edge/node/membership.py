@@ -22,6 +22,7 @@ from edge.node.store import CredentialRecord, Store
 from edge.node.storethread import StoreThread
 from edge.node.trustcontext import TrustContext, secured
 from edge.routing.connection import Connector
+from edge.tasks import end, keep_running
 
 log = logging.getLogger("edge.membership")
 
@@ -67,12 +68,10 @@ class Membership:
         if self.context.scope is not None:
             await self._from_store()
         if self.context.route is not None and self.context.scope is not None:
-            self._task = asyncio.create_task(self._keep(), name="keep the credential")
+            self._task = keep_running(self._keep(), "keep the credential")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def ready(self, patience: float) -> None:
         """Wait until there is a credential, or the first attempt has failed; `patience` seconds."""

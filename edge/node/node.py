@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Coroutine
 from typing import Any
 
 from edge.channel.handshake import Presentation
@@ -41,6 +42,7 @@ from edge.routing.reach import Wiring
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
+from edge.tasks import keep_running
 from edge.wire.multiaddr import Multiaddr
 
 log = logging.getLogger("edge.node")
@@ -130,10 +132,10 @@ class Node:
         await self._restore(record)
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
-        self._spawn(self.presence.watch_clock(), "watch the clock")
-        self._spawn(self.presence.follower.keep(), "follow rotations")
-        self._spawn(self.presence.settle_keys(), "settle keys")
-        self._spawn(self._sweep_members(), "sweep members")
+        self.spawn(self.presence.watch_clock(), "watch the clock")
+        self.spawn(self.presence.follower.keep(), "follow rotations")
+        self.spawn(self.presence.settle_keys(), "settle keys")
+        self.spawn(self._sweep_members(), "sweep members")
 
     def _build(self) -> None:
         """What every node has (01 §5.5)."""
@@ -205,8 +207,9 @@ class Node:
         and then all stays as it was."""
         await self.presence.follower.follow()
 
-    def _spawn(self, work: Any, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run it until the node is closed."""
+        task = keep_running(work, name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

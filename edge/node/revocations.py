@@ -77,12 +77,14 @@ class Revocations:
             ended.leave()
 
     def _take(self, told: Told) -> None:
-        if told.number < self.bulletin.number:  # the authority was restored from a backup
+        if told.number < self.bulletin.number:
+            # The authority is an older one, restored; what it numbered anew we have not heard.
             self.bulletin = Bulletin()
+            return
         for number, changed in enumerate(told.changes, told.number - len(told.changes) + 1):
             self._heard(changed)
             self.bulletin.post(Change(number, *changed))
-        self.bulletin.number = max(self.bulletin.number, told.number)
+        self.bulletin.reach(told.number)
 
     def _failed(self, error: EdgeError) -> None:
         if str(error) != self.last_failure:

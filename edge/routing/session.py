@@ -22,6 +22,7 @@ from edge.errors import EdgeError
 from edge.routing.connection import Connection
 from edge.routing.hop import Message
 from edge.routing.router import Router
+from edge.tasks import end, keep_running
 from edge.wire import cbor
 from edge.wire.route import Address, Route
 
@@ -74,7 +75,7 @@ class Session:
     def start(self) -> None:
         if self._task is None:
             self._router.add(self._address, self)
-            self._task = asyncio.create_task(self._run(), name=f"session {self.name}")
+            self._task = keep_running(self._run(), f"session {self.name}")
 
     async def wait_up(self, timeout: float) -> bool:
         """Wait until the thing is established; False when it is not, `timeout` seconds later."""
@@ -97,9 +98,7 @@ class Session:
     async def close(self) -> None:
         """Stop supervising and close the connection."""
         self._router.remove(self._address)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         if self.connection is not None:
             self._end("the session was closed")
 

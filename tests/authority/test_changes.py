@@ -54,6 +54,19 @@ def test_who_knows_it_all_waits() -> None:
     asyncio.run(run())
 
 
+def test_numbers_may_leap() -> None:
+    async def run() -> None:
+        bulletin = Bulletin()
+        bulletin.post(Change(3, ALICE, True, NOW))
+        bulletin.reach(1000)
+        bulletin.reach(2)
+        assert await bulletin.since(60) == Told(1000, []), "it had heard of a lost one"
+        bulletin.post(Change(1001, BOB, True, NOW))
+        assert await bulletin.since(60) == Told(1001, [Changed(BOB, True, NOW)])
+
+    asyncio.run(run())
+
+
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 1)
 

@@ -111,6 +111,19 @@ async def refused(asked: Any, words: str, status: Status = Status.FORBIDDEN) -> 
 
 
 @play
+async def test_a_path_cannot_forge_a_line_of_the_log(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fleet = await Fleet(net, tmp_path).start()
+    thief = await fleet.client("thief")
+    asked = thief._ask(service.MEMBERS, Method.GET, "/x\n12:00 ERROR forged")
+    await refused(asked, "not an identifier", Status.BAD_REQUEST)
+    assert any("forged" in line for line in caplog.messages)
+    assert not any("\n" in line for line in caplog.messages)
+
+
+@play
 async def test_from_a_ticket_to_a_credential(net: Net, tmp_path: Path) -> None:
     fleet = await Fleet(net, tmp_path).start()
     await fleet.trust("boss")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.authority.registry import code_hash
-from edge.authority.sqlite import MIGRATIONS, SqliteRegistry
+from edge.authority.sqlite import LEAP, MIGRATIONS, SqliteRegistry, leap
 from edge.errors import ConfigError, NetworkError, StateError
 from tests.authority.conftest import AUTHORITY
 from tests.authority.test_registry import ALICE, BOB, member, token
@@ -110,6 +110,28 @@ def test_trouble_with_the_disk_is_everybodys_and_passes(tmp_path: Path) -> None:
         await registry.close()
 
     asyncio.run(run())
+
+
+def test_after_a_restore_the_numbers_of_changes_leap(tmp_path: Path) -> None:
+    async def run() -> None:
+        registry = await SqliteRegistry.open(tmp_path / "file", AUTHORITY)
+        for who in (ALICE, BOB):
+            await registry.put(member(who))
+        await registry.remove(ALICE, NOW)
+        await registry.close()
+        leap(tmp_path / "file")
+        registry = await SqliteRegistry.open(tmp_path / "file", AUTHORITY)
+        assert await registry.latest_change() == LEAP + 1
+        await registry.remove(BOB, NOW)
+        assert [(one.number, one.identifier) for one in await registry.changes(0)] == [
+            (1, ALICE), (LEAP + 2, BOB),
+        ]  # fmt: skip
+        await registry.close()
+
+    asyncio.run(run())
+    (tmp_path / "file").write_bytes(b"no database")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        leap(tmp_path / "file")
 
 
 def test_no_code_is_in_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An authority from its backup, on a fresh machine: its members are known, and its tickets hold."""
 
+import asyncio
 import io
 import json
 import shutil
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.authority.sqlite import LEAP, SqliteRegistry
 from edge.errors import EdgeError
+from edge.identity.history import Identifier
 from edge.node.home import Home
 from edge.node.store import Store
 from tests.cli.test_end_to_end import Machine, free_port
@@ -181,6 +184,23 @@ def test_restored_where_its_vault_is_now(authority: Path, fresh: Callable[[], Pa
     assert json.loads(out(*made, "--output", "json"))["node"] == "plant"
     assert elsewhere.stat().st_mode & 0o777 == 0o600
     assert [one["name"] for one in json.loads(out("identity", "list"))] == ["boss", "plant"]
+
+
+def test_restored_numbers_leap(home: Path, authority: Path, fresh: Callable[[], Path]) -> None:
+    registry = home / "authority-plant.sqlite3"
+    owner = Identifier.parse(out("identity", "show", "plant"))
+
+    async def latest(path: Path) -> int:
+        opened = await SqliteRegistry.open(path, owner)
+        number = await opened.latest_change()
+        await opened.close()
+        return number
+
+    assert asyncio.run(latest(registry)) == 0
+    out("authority", "backup", str(authority))
+    place = fresh()
+    out("authority", "restore", str(authority))
+    assert asyncio.run(latest(place / registry.name)) == LEAP
 
 
 def test_another_key_is_refused(authority: Path, fresh: Callable[[], Path]) -> None:
