@@ -98,6 +98,16 @@ class Token(Protocol):
         ...
 
 
+@runtime_checkable
+class Pins(Protocol):
+    """Can be told what a key must be."""
+
+    def pin(self, key: Key, public: bytes, serial: str = "") -> None:
+        """From now on `key` must have this public key, whatever the device says; with `serial` a
+        device with another serial number is refused before it is given the PIN."""
+        ...
+
+
 class VaultError(Exception):
     """What a vault raises. `hint` says what to do, `exit_code` what a command exits with, `retry`
     whether the same call may work later. Never carries a secret."""

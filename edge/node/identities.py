@@ -21,6 +21,8 @@ from edge.node.keys import (
     abandon,
     changing,
     check_held,
+    check_present,
+    check_token,
     choose_kind,
     destroy,
     find,
@@ -106,6 +108,8 @@ def delete_identity(
         if keep_key:
             return store.remove_identity(name)
         with opened(store.vault(record.vault).uri, ask, home) as held:
+            check_present(held)
+            check_token(held, load(store, name))
             if not _is_there(held, Key(Kind(record.kind), record.label)):
                 log.warning("the key %s of %s was gone already", record.label, name)
             store.remove_identity(name, key_goes=True)

@@ -29,6 +29,7 @@ from vault_backends.vault import (
     Kind,
     Misconfigured,
     NotFound,
+    Pins,
     Refused,
     Token,
     Vault,
@@ -129,11 +130,23 @@ def place(vault: Vault, uri: str) -> Place:
     return Place(vault.state().serial, parsed.module_path)
 
 
-def check_held(vault: Vault, identity: Identity) -> None:
-    """Raise Refused unless the vault holds the key of the identity, in the token that it was made in.
-    What is compared was pinned when the key was made: its public half, and the token's serial number.
-    DeviceGone and NotFound stay what they are: an absent token is not an exchanged one."""
-    record, key = identity.record, identity.key
+def pin(vault: Vault, identity: Identity) -> None:
+    """Whatever the vault is asked for from now on, no other token is given the PIN, and no other key
+    signs as this identity. Nothing is asked of the token for it."""
+    if isinstance(vault, Pins):
+        vault.pin(identity.key, identity.history.latest.key.value, identity.record.serial)
+
+
+def check_present(vault: Vault) -> None:
+    """Raise NotFound or DeviceGone where the token is not there: that it shows no key says nothing."""
+    if isinstance(vault, Token) and not vault.state().present:
+        vault.probe()
+
+
+def check_token(vault: Vault, identity: Identity) -> None:
+    """Raise Refused where another token is there than the one that the key was made in. Without the
+    PIN, which that one need not be told."""
+    record = identity.record
     there = place(vault, identity.uri).serial
     if record.serial and there and there != record.serial:
         raise Refused(
@@ -141,6 +154,14 @@ def check_held(vault: Vault, identity: Identity) -> None:
             f" and the token that is there has serial {there}",
             hint="put the first token back; if it is lost, so is the identity: make a new one",
         )
+
+
+def check_held(vault: Vault, identity: Identity) -> None:
+    """Raise Refused unless the vault holds the key of the identity, in the token that it was made in.
+    What is compared was pinned when the key was made: its public half, and the token's serial number.
+    DeviceGone and NotFound stay what they are: an absent token is not an exchanged one."""
+    check_token(vault, identity)
+    record, key = identity.record, identity.key
     if public_of(vault, key) != identity.history.latest.key:
         raise Refused(
             f"the key {key.label!r} in the vault is not the key of identity {record.name}",
@@ -200,7 +221,8 @@ def abandon(store: Store, vault: Vault, where: str, name: str, key: Key) -> None
 
 
 def destroy(store: Store, vault: Vault, row: UnsettledKey) -> None:
-    """Delete a key of no identity, and forget that it was there."""
+    """Delete a key of no identity, and forget that it was there. Not where its token is away."""
+    check_present(vault)
     with suppress(NotFound):
         vault.delete(Key(Kind(row.kind), row.label))
     store.settle_key(row)

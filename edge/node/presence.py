@@ -15,7 +15,7 @@ from edge.node import channelkey
 from edge.node.clock import Clock
 from edge.node.home import Home
 from edge.node.identities import load
-from edge.node.keys import Identity, changing, check_held, try_to_settle
+from edge.node.keys import Identity, changing, check_held, pin, try_to_settle
 from edge.node.rotation import Follower
 from edge.node.sealed import Sealed, unlock
 from edge.node.shelf import Spec
@@ -62,6 +62,7 @@ class Presence:
         self.keyring = await Keyring.open(
             self.identity.uri, self._ask, state_dir=self.home.root, apart=True
         )
+        await self.keyring.run(pin, self.keyring.vault, self.identity)
         self.presenter = await self._presenting(await self._first_look())
 
     async def close(self) -> None:
@@ -176,6 +177,7 @@ class Presence:
         async with self._presenting_anew:
             assert self.presenter is not None
             await self.keyring.run(check_held, self.keyring.vault, identity)
+            await self.keyring.run(pin, self.keyring.vault, identity)
             await self.presenter.adopt(identity.key, identity.history)
             self.identity = identity
 

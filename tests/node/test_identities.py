@@ -377,3 +377,24 @@ def test_half_a_key_in_a_token_is_made_anew(
     made = create_identity(store, home, "a", vault=uri, now=NOW)
     assert keys(home, uri) == {made.label}
     rotate_identity(store, home, "a", now=NOW)
+
+
+def test_no_deletion_without_its_token(soft_token: SoftToken, store: Store, home: Home) -> None:
+    """Neither where no token is there, nor where another one of that label is: the key would stay, and
+    nobody would know of it."""
+    uri = soft_token.uri()
+    create_identity(store, home, "a", vault=uri, now=NOW)
+    files, away = soft_token.files, soft_token.folder / "away"
+    files.rename(away)
+    with pytest.raises(VaultError, match="no token with label 'edge'"):
+        delete_identity(store, home, "a")
+    soft_token.init("edge")
+    other = soft_token.files
+    before = set(home.root.glob("pin-*.json"))
+    with pytest.raises(Refused, match="has serial"):
+        delete_identity(store, home, "a")
+    assert set(home.root.glob("pin-*.json")) == before  # it was not given the PIN
+    shutil.rmtree(other)
+    away.rename(files)
+    delete_identity(store, home, "a")
+    assert keys(home, uri) == set()

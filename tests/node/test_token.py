@@ -155,3 +155,18 @@ def test_a_wrong_pin_is_not_waited_for(place: Place) -> None:
         nodes.do("node", "start", GATEWAY)
     with pytest.raises(RuntimeError, match="not tried again"):
         nodes.do("node", "start", GATEWAY)
+
+
+def test_another_token_is_not_given_the_pin(place: Place) -> None:
+    """One with the same label, in the place of ours: its PIN may be another one, and count, and its
+    maker may be curious. Also where a kept channel key is unsealed before our key is looked at."""
+    nodes, token = place.nodes, place.token
+    nodes.do("vault", "seal", "edge")
+    nodes.do("node", "create", GATEWAY, "--identity", GATEWAY, "--keep-channel-key")
+    nodes.do("node", "stop", GATEWAY)
+    markers = set(nodes.home.glob("pin-*.json"))
+    with token.outages["files moved"].gone():
+        token.add_token("edge")
+        with pytest.raises(RuntimeError, match="serial"):
+            nodes.do("node", "start", GATEWAY)
+        assert set(nodes.home.glob("pin-*.json")) == markers
