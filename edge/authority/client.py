@@ -10,7 +10,7 @@ from edge.authority.service import ACCEPTOR, CHANGES, CREDENTIALS, ISSUER, MEMBE
 from edge.errors import ApiError
 from edge.identity import authority_api as api
 from edge.identity.credential import Credential
-from edge.identity.history import Identifier
+from edge.identity.history import ChangeHistory, Identifier
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 from edge.wire.api import Method, Request, Response, Status
@@ -36,6 +36,11 @@ class Client:
     @property
     def authority(self) -> Identifier:
         return self._channel.peer
+
+    @property
+    def history(self) -> ChangeHistory:
+        """That of the authority, as it has just proved it."""
+        return self._channel.history
 
     async def redeem(self, code: bytes) -> None:
         """Become a member by a one-time code. AlreadyMember where we are one."""

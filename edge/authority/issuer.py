@@ -82,13 +82,22 @@ class Issuer:
 
     async def start(self, keyring: Keyring, key: Key) -> None:
         """Let the identity key attest the credential key: one signature."""
+        await self.adopt(keyring, key, self.history)
+
+    async def adopt(self, keyring: Keyring, key: Key, history: ChangeHistory) -> None:
+        """The authority was rotated: let the new key attest. What was issued before does not hold with
+        those who have seen the new history (02 §4.3). If the vault fails, nothing changes."""
         attest = partial(attest_credential_key, now=self._clock(), lifetime=KEY_LIFETIME)
         self._attestation = await keyring.run(
-            attest, self.history, self._signs.public, keyring.signer(key)
+            attest, history, self._signs.public, keyring.signer(key)
         )
+        self.history = history
 
-    async def issue(self, subject: ChangeHistory, attributes: Mapping[bytes, bytes]) -> Credential:
-        """Raises VaultError where the key of a vault cannot sign now."""
+    async def issue(
+        self, subject: ChangeHistory, attributes: Mapping[bytes, bytes], *, after: int = 0
+    ) -> Credential:
+        """One made later than `after`, when the subject became what it is: whoever hears of that takes
+        nothing made until then. Raises VaultError where the key of a vault cannot sign now."""
         assert self._attestation is not None, "start() comes first"
         made = await self._signs.issue(
             partial(
@@ -96,7 +105,7 @@ class Issuer:
                 subject,
                 self._extra | dict(attributes),
                 self._attestation,
-                self._clock(),
+                max(self._clock(), after + 1),
                 self.lifetime,
             )
         )

@@ -214,7 +214,8 @@ class Authority:
             attributes = dict(call.member.attributes)
         else:
             raise Refused("unauthorized member")
-        credential: Credential = await self._issuer.issue(call.history, attributes)
+        since = call.member.added_at if call.member is not None else 0
+        credential: Credential = await self._issuer.issue(call.history, attributes, after=since)
         return credential.encoded
 
     # -- tokens
@@ -296,7 +297,7 @@ class Authority:
         if before is not None and is_enroller(before.attributes) and not call.rights.admin:
             raise Refused("Not admin is trying to change an enroller")
         await self.registry.put(
-            Member(wanted.identifier, _bytes(wanted.attributes), call.caller, self._clock())
+            Member(wanted.identifier, _bytes(wanted.attributes), call.caller, self._after(before))
         )
         await self.post()
         log.info("member %s: added by %s", wanted.identifier, call.caller)
@@ -321,20 +322,25 @@ class Authority:
             reason = _kept(member, call.rights)
             if reason is not None:
                 raise Refused(reason)
-            await self._remove(identifier, call.caller)
+            await self._remove(member, call.caller)
         return None
 
     async def _delete_members(self, call: Call) -> bytes | None:
         self._enroller(call, "delete a member")
         for member in await self.registry.members():
             if member.identifier != call.caller and _kept(member, call.rights) is None:
-                await self._remove(member.identifier, call.caller)
+                await self._remove(member, call.caller)
         return None
 
-    async def _remove(self, identifier: Identifier, caller: Identifier) -> None:
-        if await self.registry.remove(identifier, self._clock()):
+    async def _remove(self, member: Member, caller: Identifier) -> None:
+        if await self.registry.remove(member.identifier, self._after(member)):
             await self.post()
-            log.info("member %s: removed by %s", identifier, caller)
+            log.info("member %s: removed by %s", member.identifier, caller)
+
+    def _after(self, before: Member | None) -> int:
+        """Now, in seconds, but not the second in which the member became what it was until now: what
+        was said of it then was made one later (see _credential)."""
+        return max(self._clock(), before.added_at + 1 if before is not None else 0)
 
     # -- what changed
 

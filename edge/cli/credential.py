@@ -143,7 +143,9 @@ def verify(issuer: str, text: str | None, path: str | None) -> Result:
                 json={"is_valid": False},
             )
     return Result(
-        text=done(f"the credential holds:\n{_block(found)}"), machine="true", json={"is_valid": True}
+        text=done(f"the credential holds:\n{_block(found)}"),
+        machine="true",
+        json={"is_valid": True},
     )
 
 

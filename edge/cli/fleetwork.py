@@ -16,6 +16,8 @@ from edge.errors import ConfigError
 if TYPE_CHECKING:
     from edge.authority.client import Client
     from edge.identity.credential import Credential
+    from edge.identity.history import ChangeHistory
+    from edge.identity.project import Project
     from edge.node.keys import Identity
     from edge.node.store import Store
     from edge.node.trustcontext import TrustContext
@@ -60,6 +62,13 @@ def converse(
         floor=store.time_floor(),
         ask=local.ask,
     )
+
+
+def followed(project: "Project", authority: "ChangeHistory") -> "Project":
+    """The project with what its authority has just proved: it may have been rotated, and the hub with
+    it. A device that hears it from us need not hear it from the hub first."""
+    hub = authority if project.identifier == authority.identifier else project.history
+    return project._replace(authority=authority, history=hub)
 
 
 def context_of(store: "Store", project: str | None) -> "TrustContext":

@@ -22,6 +22,7 @@ from edge.errors import ConfigError
 if TYPE_CHECKING:
     from edge.authority.client import Client
     from edge.identity.credential import Credential
+    from edge.identity.history import ChangeHistory
     from edge.identity.project import Project
     from edge.identity.ticket import Ticket
     from edge.node.keys import Identity
@@ -129,21 +130,25 @@ def ticket(
 ) -> Result:
     """Make an enrollment ticket: whoever redeems it is a member. It is a secret until then."""
     from edge.identity.ticket import Ticket  # noqa: PLC0415
+    from edge.node.trustcontext import keep_project  # noqa: PLC0415
 
     given = fleetwork.read_attributes(attributes, relay=relay, enroller=enroller, tls=tls)
     lifetime = max(expires_in // 1000, 1)
     if lifetime >= MANY_DAYS and usage_count >= MANY_USES:
         note(f"warning: this ticket lives {lifetime // 86_400} days and has {usage_count} uses")
 
-    async def ask(client: "Client") -> bytes:
-        return await client.create_token(given, lifetime, usage_count)
+    async def ask(client: "Client") -> "tuple[bytes, ChangeHistory]":
+        return await client.create_token(given, lifetime, usage_count), client.history
 
     with local.store() as store:
         context = fleetwork.context_of(store, project)
         assert context.project is not None
         who = fleetwork.identity_of(store, identity)
-        code = fleetwork.converse(store, context, who, ask, timeout=timeout / 1000)
-    return _ticket_result(Ticket(code, context.project), as_hex=as_hex, legacy=legacy)
+        code, authority = fleetwork.converse(store, context, who, ask, timeout=timeout / 1000)
+        joined = fleetwork.followed(context.project, authority)
+        if joined != context.project:
+            keep_project(store, joined)
+    return _ticket_result(Ticket(code, joined), as_hex=as_hex, legacy=legacy)
 
 
 def _ticket_result(made: "Ticket", *, as_hex: bool, legacy: bool) -> Result:
@@ -174,13 +179,14 @@ def enroll(
     with local.store() as store:
         code, joining = _joining(store, text, project)
         who = fleetwork.identity_of(store, identity, make=True)
-        credential = fleetwork.converse(
+        credential, authority = fleetwork.converse(
             store,
             of_project(joining),
             who,
             lambda client: _redeemed(client, code, fetch=not skip_credential_issue),
             timeout=timeout / 1000,
         )
+        joining = fleetwork.followed(joining, authority)
         if credential is not None:
             _check_credential(credential, joining, who)
         keep_project(store, joining)
@@ -199,7 +205,10 @@ def _joining(store: Any, text: str | None, name: str | None) -> tuple[bytes | No
     return found.code, found.project
 
 
-async def _redeemed(client: "Client", code: bytes | None, *, fetch: bool) -> "Credential | None":
+async def _redeemed(
+    client: "Client", code: bytes | None, *, fetch: bool
+) -> "tuple[Credential | None, ChangeHistory]":
+    """Our credential, and the authority's history as it is now."""
     from edge.authority.client import AlreadyMember  # noqa: PLC0415
 
     if code is not None:
@@ -207,7 +216,7 @@ async def _redeemed(client: "Client", code: bytes | None, *, fetch: bool) -> "Cr
             await client.redeem(code)
         except AlreadyMember:
             note("this identity is a member already; the ticket was not used")
-    return await client.credential() if fetch else None
+    return await client.credential() if fetch else None, client.history
 
 
 def _check_credential(credential: "Credential", joining: "Project", who: "Identity") -> None:

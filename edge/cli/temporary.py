@@ -74,8 +74,10 @@ def ask_authority(
     async def run() -> T:
         shown = await _presentation(identity, home.root, clock, ask)
         shown = shown._replace(credential=credential)
-        async with _connected(route, shown, authority, timeout, clock) as (router, connection):
-            return await work(Client(router, connection.channels[-1], timeout=timeout))
+        known = Known()
+        known.learn(context.authority)  # it may have rotated since, and not the other way round
+        async with _connected(route, shown, authority, timeout, clock, known) as (router, found):
+            return await work(Client(router, found.channels[-1], timeout=timeout))
 
     return asyncio.run(run())
 
@@ -97,6 +99,7 @@ async def _connected(
     authorized: str | None,
     timeout: float,
     clock: Clock,
+    known: Known | None = None,
 ) -> AsyncIterator[tuple[Router, Connection]]:
     def presentation() -> Presentation:
         if shown is None:
@@ -111,7 +114,7 @@ async def _connected(
         router,
         Wiring(),
         present=presentation,
-        known=Known(),
+        known=known or Known(),
         learned=lambda history, credentials: None,
         now=clock.now,
         clock_unset=clock.unset,

@@ -31,6 +31,7 @@ from vault_backends.vault import Key, Kind, NotFound
 
 if TYPE_CHECKING:
     from edge.keyring import Keyring
+    from edge.node.keys import Identity
     from edge.node.node import Node
 
 log = logging.getLogger("edge.fleet")
@@ -52,6 +53,8 @@ class Fleet:
         self._desk: ChangesDesk | None = None
         self._channel: Connection | None = None
         self._project_worker: bytes | None = None
+        self._issuing: Issuer | None = None
+        self._keyring: Keyring | None = None
 
     def took(self, peer: Identifier, credentials: tuple[bytes, ...]) -> None:
         """What a peer has shown."""
@@ -71,6 +74,9 @@ class Fleet:
         if self.context.project is not None:
             node.remember(self.context.project.history)
         node.members.authority = self.context.identifier
+        ours = node.identity.history
+        if ours.identifier == self.context.identifier:
+            node.remember(ours)  # perhaps rotated, since this was written down
 
     async def start(self, record: NodeRecord, keyring: Keyring) -> None:
         """Serve, present, and hear of who is no member any more."""
@@ -110,6 +116,12 @@ class Fleet:
         if self._project_worker is not None:
             self._node.router.remove(self._project_worker)
 
+    async def rotated(self, identity: Identity) -> None:
+        """Our identity has a new key: what we say as an authority is said with that one from now on."""
+        if self._issuing is not None and self._keyring is not None:
+            self._node.remember(identity.history)
+            await self._issuing.adopt(self._keyring, identity.key, identity.history)
+
     def status(self) -> dict[str, Any] | None:
         if self.context is None:
             return None
@@ -137,7 +149,8 @@ class Fleet:
                 for who, attributes in given.get("trusted", {}).items()
             ]
             await registry.pre_trust(trusted, now)
-            issuer = await self._issuer(given, keyring)
+            issuer = self._issuing = await self._issuer(given, keyring)
+            self._keyring = keyring
         except BaseException:
             await registry.close()
             raise
@@ -250,8 +263,9 @@ class Fleet:
     def _heard(self, changed: Changed) -> None:
         """Credentials from before count no more; whoever was removed loses its channels here."""
         node = self._node
-        at = min(changed.at, node.clock.now())
-        node.members.changed(changed.identifier, at, removed=changed.removed)
+        node.members.changed(changed.identifier, changed.at)
+        if self.membership is not None and changed.identifier == node.identity.history.identifier:
+            self.membership.renew()
         if changed.removed:
             cut = node.cut(changed.identifier)
             level = logging.WARNING if cut else logging.INFO  # at a start all of them are told

@@ -85,10 +85,10 @@ class Members:
         said = self._said.get(subject)
         return None if said is None else said.expires_at
 
-    def changed(self, subject: Identifier, at: int, *, removed: bool) -> None:
-        """The authority removed it, or says something else of it, since `at`: credentials made before
-        do not count any more. What it says last is what counts."""
-        limit = self._not_before[subject] = at + 1 if removed else at
+    def changed(self, subject: Identifier, at: int) -> None:
+        """The authority removed it, or says something else of it, since `at`, by the authority's clock:
+        credentials made until then do not count any more (the next ones are made later: issuer.py)."""
+        limit = self._not_before[subject] = at + 1
         said = self._said.get(subject)
         if said is not None and said.created_at < limit:
             self._forget(subject)

@@ -61,6 +61,7 @@ class Membership:
         self._clock, self._store, self._show, self._sleep = clock, store, show, sleep
         self._task: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
+        self._stale = False
         self._spread = random.random() * SPREAD
 
     async def start(self) -> None:
@@ -99,6 +100,13 @@ class Membership:
         if self.context.scope is not None:
             await self._from_store()
         return self.credential is not None and self.credential is not before
+
+    def renew(self) -> None:
+        """The authority says something else of us now: what we have counts no more."""
+        if self._task is not None and not self._stale:
+            self._stale = True
+            self._task.cancel()
+            self._task = keep_running(self._keep(), "keep the credential")
 
     async def refresh(self) -> Credential:
         """Fetch one now, keep it and present it. Raises what kept it from coming."""
@@ -149,6 +157,7 @@ class Membership:
     def _take(self, held: Credential) -> None:
         self.credential = held
         self.last_failure = None
+        self._stale = False
         self._first.set()
         self._show(held.encoded)
 
@@ -171,8 +180,7 @@ class Membership:
     async def _keep(self) -> None:
         while True:
             while (wait := self._due_in()) > 0:
-                await self._sleep(min(wait, LONGEST_SLEEP))
-                self._drop_expired()
+                await self._wait(min(wait, LONGEST_SLEEP))
             await self._fetch_stubbornly()
             await self._sleep(FIRST_PAUSE)
 
@@ -184,9 +192,16 @@ class Membership:
                 return
             except EdgeError as error:
                 self._failed(error)
-            await self._sleep(pause * (1 + random.random() / 2))
-            self._drop_expired()
+            await self._wait(pause * (1 + random.random() / 2))
             pause = min(2 * pause, LAST_PAUSE)
+
+    async def _wait(self, seconds: float) -> None:
+        """What expires meanwhile is not shown any more, whatever else fails."""
+        while seconds > 0:
+            step = min(seconds, LONGEST_SLEEP)
+            await self._sleep(step)
+            self._drop_expired()
+            seconds -= step
 
     def _failed(self, error: EdgeError) -> None:
         if str(error) != self.last_failure:
@@ -199,10 +214,15 @@ class Membership:
     def _due_in(self) -> float:
         """Seconds until two thirds of the credential's life are over, a little earlier for some."""
         held = self.credential
-        if held is None:
+        if held is None or self._stale or self._is_outdated(held):
             return 0
         life = held.expires_at - held.created_at
         return held.created_at + life * (2 / 3 - self._spread) - self._clock.now()
+
+    def _is_outdated(self, held: Credential) -> bool:
+        """The authority was rotated: whoever knows that does not take our credential any more."""
+        history = self._known.get(self.context.identifier)
+        return history is not None and held.attestation.change_hash != history.latest.hash
 
     def _drop_expired(self) -> None:
         held = self.credential

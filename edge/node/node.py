@@ -16,7 +16,7 @@ from typing import Any
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
 from edge.errors import ConfigError, NetworkError, TrustError
-from edge.identity.history import ChangeHistory, Identifier
+from edge.identity.history import ChangeHistory, Comparison, Identifier
 from edge.identity.known import Known
 from edge.keyring import Ask
 from edge.node import fields
@@ -129,6 +129,7 @@ class Node:
         self._build()
         assert self.presence.keyring is not None
         await self.fleet.start(record, self.presence.keyring)
+        self.presence.rotated = self.fleet.rotated
         await self._restore(record)
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
@@ -277,7 +278,11 @@ class Node:
         return len(gone)
 
     def remember(self, history: ChangeHistory) -> None:
+        """What the configuration has of a peer. It may have rotated since; what is newer stays."""
         self.pin(history.identifier)
+        known = self.known.get(history.identifier)
+        if known is not None and known.compare(history) is Comparison.OLDER:
+            return
         self.known.learn(history)
         self._stored[history.identifier] = history.latest.hash
 

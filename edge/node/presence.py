@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -46,6 +47,8 @@ class Presence:
         self.follower = Follower(
             current=lambda: self.identity, stored=self._stored_identity, adopt=self._adopt
         )
+        self.rotated: Callable[[Identity], Awaitable[None]] | None = None
+        """What else must follow a rotation of our identity, or raise."""
         self._ask = ask
         self._presenting_anew = asyncio.Lock()
         self._sealed: Sealed | None = None
@@ -179,6 +182,8 @@ class Presence:
             await self.keyring.run(check_held, self.keyring.vault, identity)
             await self.keyring.run(pin, self.keyring.vault, identity)
             await self.presenter.adopt(identity.key, identity.history)
+            if self.rotated is not None:
+                await self.rotated(identity)
             self.identity = identity
 
     async def settle_keys(self) -> None:

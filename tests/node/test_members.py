@@ -127,23 +127,23 @@ def test_the_authority_removes_a_member() -> None:
     fleet = Fleet()
     fleet.show(credential())
     fleet.now += 10
-    fleet.members.changed(ALICE.identifier, NOW + 5, removed=True)
+    fleet.members.changed(ALICE.identifier, NOW + 5)
     assert fleet.said() is None
     assert fleet.told == [ALICE.identifier] * 2
     fleet.show(credential())
     assert fleet.said() is None, "it still has the old credential"
-    fleet.members.changed(ALICE.identifier, NOW + 8, removed=False)  # and is back
-    fleet.show(credential(now=NOW + 8))
+    fleet.members.changed(ALICE.identifier, NOW + 8)  # and is back
+    fleet.show(credential(now=NOW + 9))
     assert fleet.said() is not None
 
 
 def test_the_authority_changes_what_it_says() -> None:
     fleet = Fleet()
     fleet.show(credential(now=NOW))
-    fleet.members.changed(ALICE.identifier, NOW, removed=False)
-    assert fleet.said() is not None, "made in that second, with the new attributes"
-    fleet.members.changed(ALICE.identifier, NOW + 1, removed=False)
-    assert fleet.said() is None
+    fleet.members.changed(ALICE.identifier, NOW)
+    assert fleet.said() is None, "made in that second: nobody knows whether before or after"
+    fleet.show(credential(now=NOW + 1))
+    assert fleet.said() is not None
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
