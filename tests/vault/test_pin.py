@@ -95,6 +95,8 @@ def test_good_pin(restarted, state) -> None:
         "refused": [],
         "tried": None,
         "counted": False,
+        "unclear": 0,
+        "at": 0.0,
     }
 
 
@@ -328,11 +330,37 @@ def test_whole_at_every_moment(restarted, pin_file, state, monkeypatch) -> None:
 
 
 def test_other_error_is_no_verdict(restarted, state) -> None:
-    for _ in range(5):
+    for _ in range(4):
         with pytest.raises(RuntimeError):
             login(restarted(), RuntimeError("device gone"))
-    login(restarted())
-    assert record(state)["state"] == "ok"
+    assert (record(state)["state"], record(state)["unclear"]) == ("new", 4)
+
+
+def test_logins_that_say_nothing_are_fewer_and_fewer(pin_file, state) -> None:
+    """A token may answer a wrong PIN so, and count it in silence."""
+    now = 1000.0
+
+    def attempt(error: Exception | None = None) -> None:
+        login(Pin(uri(f"file:{pin_file}"), None, state, lambda: now), error)
+
+    tried = 0
+    for _ in range(3600):  # an hour, tried each second by programs that start anew
+        with pytest.raises((RuntimeError, DeviceGone)) as caught:
+            attempt(RuntimeError("FunctionFailed"))
+        tried += caught.type is RuntimeError
+        now += 1.0
+    assert 8 <= tried <= 14
+    now -= 10_000.0  # the clock is set back: nobody waits for ever
+    attempt()
+    assert (record(state)["state"], record(state)["unclear"]) == ("ok", 0)
+
+
+def test_a_pause_is_an_error_that_passes(pin_file, state) -> None:
+    for _ in range(4):
+        with pytest.raises(RuntimeError):
+            login(Pin(uri(f"file:{pin_file}"), None, state), RuntimeError("FunctionFailed"))
+    with pytest.raises(DeviceGone, match="in a row"):
+        login(Pin(uri(f"file:{pin_file}"), None, state))
 
 
 def test_check_comes_after_what_is_known_and_before_the_marker(restarted, state) -> None:

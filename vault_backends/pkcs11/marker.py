@@ -3,6 +3,7 @@
     state      new, unknown (a login began and nobody wrote how it ended), ok, or failed
     broken     how many logins in a row ended as unknown
     refused    a tag of each PIN that the token refused
+    unclear    how many logins in a row failed for another reason than the PIN, the last of them `at`
     tried      while unknown: the tag of the PIN being tried, where it lies in a file anyway
     counted    while unknown: whether the token counted a wrong PIN before that login
 
@@ -17,7 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,10 +36,13 @@ class Record:
     refused: tuple[str, ...] = ()
     tried: str | None = None
     counted: bool = False
+    unclear: int = 0
+    at: float = 0.0
 
     def trying(self, tag: str | None, counted: bool) -> "Record":
         """To be written before the login: what it means if nothing is written after it."""
-        return Record("unknown", self.broken + 1, self.refused, tag, counted)
+        broken = self.broken + 1
+        return Record("unknown", broken, self.refused, tag, counted, self.unclear, self.at)
 
     def was_refused(self, counted: bool) -> bool:
         """Whether the login that broke off was with a wrong PIN: the token `counted` none before,
@@ -50,6 +54,10 @@ class Record:
 
     def failed(self, tag: str) -> "Record":
         return Record("failed", refused=tuple(sorted({*self.refused, tag})))
+
+    def without_verdict(self, now: float) -> "Record":
+        """It ended, and not for the PIN's sake; as if we had not tried, but for the count."""
+        return replace(self, unclear=self.unclear + 1, at=now)
 
     def fresh(self) -> "Record":
         """The broken-off logins were with another PIN."""
@@ -146,6 +154,8 @@ def _parsed(data: bytes) -> Record:
             tuple(map(str, found["refused"])),
             found["tried"],
             found.get("counted") is True,
+            int(found.get("unclear", 0)),
+            float(found.get("at", 0.0)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return _SPOILT

@@ -6,6 +6,7 @@ that by itself. So how each login ends is on the disk (marker.py), and that one 
 before it begins."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 from vault_backends.pkcs11 import pinfile
 from vault_backends.pkcs11.marker import Memory, Record, Unwritten, open_marker
 from vault_backends.uri import ASK, PIN_VALUE, Ask, Pkcs11Uri, obtain, secret_path
-from vault_backends.vault import Locked, TokenState
+from vault_backends.vault import DeviceGone, Locked, TokenState
 
+_UNCLEAR_TRIES = 4  # logins in a row that say nothing of the PIN, then there is a pause
+_FIRST_PAUSE, _LAST_PAUSE = 15.0, 900.0  # seconds
 _BROKEN_TRIES = 2  # logins in a row without a known end, then a person must look
 
 
@@ -40,7 +43,14 @@ class Secret:
 class Pin:
     """Gives out the PIN for one login attempt at a time, or refuses to."""
 
-    def __init__(self, uri: Pkcs11Uri, ask: Ask | None, state_dir: Path | None) -> None:
+    def __init__(
+        self,
+        uri: Pkcs11Uri,
+        ask: Ask | None,
+        state_dir: Path | None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._now = now
         self._uri = uri
         self._source = uri.pin_source
         self._ask = ask
@@ -68,7 +78,7 @@ class Pin:
             except WrongPin as error:
                 refused = str(error)
             except Exception:
-                memory.write(before)
+                memory.write(before.without_verdict(self._now()))
                 raise
             if refused:
                 memory.write(before.failed(tag))
@@ -140,7 +150,19 @@ class Pin:
                 "wrong, and is not tried again",
                 hint=f"see that the PIN from {self._place} is right{_at(memory)}",
             )
+        self._check_pause(before, name)
         return before
+
+    def _check_pause(self, before: Record, name: str) -> None:
+        """A token that fails at every login may mean the PIN by it, and count in silence."""
+        many = before.unclear - _UNCLEAR_TRIES
+        pause = min(_FIRST_PAUSE * 2.0 ** min(many, 16), _LAST_PAUSE) if many >= 0 else 0.0
+        left = pause - (self._now() - before.at)
+        if 0.0 < left <= pause:  # a clock that was set back waits for nothing
+            raise DeviceGone(
+                f"{before.unclear} logins to {name} in a row failed without a word about the PIN",
+                hint=f"the next one is in {left:.0f} s",
+            )
 
     def _make_way(self, name: str, memory: Memory) -> None:
         """The token refused the PIN in the file. Where a change of PIN broke off, that was it: the
