@@ -81,16 +81,16 @@ def read_attributes(
     given: Iterable[str], *, relay: str | None = None, enroller: bool = False, tls: bool = False
 ) -> dict[str, str]:
     """`name=value`, or `name` alone for `true`; and those that options stand for."""
-    from edge.authority.rights import unfit  # noqa: PLC0415
+    from edge.authority.rights import ENROLLER, RELAY, ROLE, unfit  # noqa: PLC0415
 
     found: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         found[name] = value if equals else "true"
     if relay is not None:
-        found["ockam-relay"] = relay
+        found[RELAY] = relay
     if enroller:
-        found["ockam-role"] = "enroller"
+        found[ROLE] = ENROLLER
     if tls:
         found["ockam-tls-certificate"] = "true"
     reason = unfit(found)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge.identity.history import ChangeHistory
     from edge.identity.project import Project
     from edge.identity.ticket import Ticket
+    from edge.node.clock import Clock
     from edge.node.keys import Identity
 
 NAME = Name("project")
@@ -173,6 +174,7 @@ def enroll(
 ) -> Result:
     """Become a member by a TICKET: its text, a file, a URL, or - for standard input; without one,
     $ENROLLMENT_TICKET, or the systemd credential `ticket`. Twice is harmless."""
+    from edge.node.clock import Clock  # noqa: PLC0415
     from edge.node.trustcontext import keep_project, of_project  # noqa: PLC0415
 
     text = fleetwork.read_ticket(ticket)
@@ -188,7 +190,7 @@ def enroll(
         )
         joining = fleetwork.followed(joining, authority)
         if credential is not None:
-            _check_credential(credential, joining, who)
+            _check_credential(credential, joining, who, Clock(floor=store.time_floor()))
         keep_project(store, joining)
     return _enrolled(who, joining, credential)
 
@@ -219,13 +221,13 @@ async def _redeemed(
     return await client.credential() if fetch else None, client.history
 
 
-def _check_credential(credential: "Credential", joining: "Project", who: "Identity") -> None:
+def _check_credential(
+    credential: "Credential", joining: "Project", who: "Identity", clock: "Clock"
+) -> None:
     from edge.identity.known import Known  # noqa: PLC0415
-    from edge.node.clock import Clock  # noqa: PLC0415
 
     known = Known()
     known.learn(joining.authority)
-    clock = Clock()
     credential.verify(
         who.history.identifier,
         (joining.authority.identifier,),

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from edge.authority.rights import RESERVED
 from edge.errors import EdgeError
 from edge.identity.credential import Credential
 from edge.identity.history import Identifier
@@ -18,8 +19,6 @@ from edge.identity.known import Known
 
 log = logging.getLogger("edge.members")
 
-RESERVED = ("identifier", "has_credential")
-"""What policies know of everybody; no attribute passes for it (05 §3.5)."""
 MOST = 50_000
 """Subjects that are remembered. Each has a credential that holds, so they are the fleet."""
 

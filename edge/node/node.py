@@ -85,7 +85,7 @@ class Node:
         self._given_clock = clock
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rechecking = False
+        self._changed: set[Identifier | None] = set()
         self._relay_service: RelayService | None = None
 
     @property
@@ -335,18 +335,22 @@ class Node:
         for policy in self.policies.list():
             self.pin(*map(Identifier.parse, IDENTIFIER.findall(text(policy.expression))))
 
-    def _recheck_soon(self) -> None:
-        """Whoever no longer qualifies is cut: once, however many changes come together."""
-        if not self._rechecking:
-            self._rechecking = True
+    def _recheck_soon(self, peer: Identifier | None) -> None:
+        """If this peer no longer qualifies, or for None anybody, it is cut: once, however many changes
+        come together."""
+        if not self._changed:
             asyncio.get_running_loop().call_soon(self._recheck)
+        self._changed.add(peer)
 
     def _recheck(self) -> None:
-        self._rechecking = False
-        self.outlets.recheck()
-        self.inlets.recheck()
+        """Of one peer out of thousands only its own portals and relays are looked at: when a hub
+        starts they all come, one by one."""
+        changed, self._changed = self._changed, set()
+        among = None if None in changed else changed
+        self.outlets.recheck(among)
+        self.inlets.recheck(among)
         if self._relay_service is not None:
-            self._relay_service.recheck()
+            self._relay_service.recheck(among)
 
     async def _sweep_members(self) -> None:
         while True:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from edge.authority.rights import RELAY
 from edge.errors import ConfigError
 from edge.identity.history import Identifier
 from edge.node.members import Members
@@ -24,11 +25,11 @@ ACTION = "handle_message"
 """The only one there is (05 §3.1)."""
 HAS_CREDENTIAL = call("=", Name("subject.has_credential"), True)
 """Of every type, on a node with an authority, where nothing else was said."""
-RELAY_RIGHT = "ockam-relay"
 REMEMBERED = 4096
-"""Decisions that need not be made again; refusals that need not be logged again."""
+"""Peers of whom decisions need not be made again, and refusals not be logged again."""
 
 Allows = Callable[[Identifier | None], bool]
+Watcher = Callable[[Identifier | None], None]
 
 
 class Decision(NamedTuple):
@@ -54,9 +55,9 @@ class Policies:
         self._members = members
         self._names: dict[str, Expr] = {}
         self._types: dict[str, Expr] = {}
-        self._watchers: list[Callable[[], None]] = []
-        self._made: dict[tuple[str, str, Identifier | None], Decision] = {}
-        members.watch(self._other)
+        self._watchers: list[Watcher] = []
+        self._made: dict[Identifier | None, dict[tuple[str, str], Decision]] = {}
+        members.watch(self._changed)
 
     # -- what they are
 
@@ -84,8 +85,9 @@ class Policies:
             self._changed()
         return gone is not None
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call `watcher` when somebody may be allowed who was not, or the other way round."""
+    def watch(self, watcher: Watcher) -> None:
+        """Call `watcher` with the peer that may be allowed now and was not, or the other way round;
+        with None where that may be anybody."""
         self._watchers.append(watcher)
 
     # -- what they say
@@ -98,7 +100,7 @@ class Policies:
         """The question, for one resource. Each refusal is counted, and logged when it is a new one."""
 
         def allowed(peer: Identifier | None) -> bool:
-            found = self._made.get((kind, name, peer))
+            found = self._made.get(peer, {}).get((kind, name))
             if found is None:
                 found = self.decide(kind, name, peer)
                 self._remember(kind, name, peer, found)
@@ -133,7 +135,7 @@ class Policies:
             return False
         if self._members.authority is None:
             return True
-        right = (self._members.attributes(peer) or {}).get(RELAY_RIGHT)
+        right = (self._members.attributes(peer) or {}).get(RELAY)
         return right in ("*", name)
 
     # -- how
@@ -163,17 +165,18 @@ class Policies:
     def _remember(self, kind: str, name: str, peer: Identifier | None, decision: Decision) -> None:
         if len(self._made) >= REMEMBERED:
             self._made.clear()
-        self._made[kind, name, peer] = decision
+        self._made.setdefault(peer, {})[kind, name] = decision
         if not decision.allowed:
             log.warning("%s %s: %s is refused by %s", kind, name, peer or "nobody", decision.reason)
 
-    def _other(self, _subject: Identifier) -> None:
-        self._changed()
-
-    def _changed(self) -> None:
-        self._made.clear()
+    def _changed(self, peer: Identifier | None = None) -> None:
+        """Something else is said of this peer; or, for None, by a policy of ours."""
+        if peer is None:
+            self._made.clear()
+        else:
+            self._made.pop(peer, None)
         for watcher in self._watchers:
-            watcher()
+            watcher(peer)
 
 
 def check_type(kind: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Container
 from typing import Any
 
 from edge.errors import ConfigError
+from edge.identity.history import Identifier
 from edge.node.fields import Fields, host_port
 from edge.node.home import check_name
 from edge.node.policies import read
@@ -71,10 +73,10 @@ class Outlets(Shelf[Outlet]):
         guarded = self.node.policies.guarded
         return [name for name in self.entries if not guarded(self.kind, name)]
 
-    def recheck(self) -> None:
-        """Cut what is no longer allowed."""
+    def recheck(self, among: Container[Identifier | None] | None) -> None:
+        """Cut what is no longer allowed; `among` these peers only."""
         for outlet in self.things:
-            outlet.recheck()
+            outlet.recheck(among)
 
     def status(self, name: str, entry: Entry[Outlet]) -> Spec:
         shown: Spec = {
@@ -178,10 +180,10 @@ class Inlets(Shelf[Inlet]):
             patience = fields.seconds("connection_wait", CONNECTION_WAIT)
             await self._ways[name].first(entry.thing.session, patience)
 
-    def recheck(self) -> None:
-        """Cut what is no longer allowed."""
+    def recheck(self, among: Container[Identifier | None] | None) -> None:
+        """Cut what is no longer allowed; `among` these peers only."""
         for inlet in self.things:
-            inlet.recheck()
+            inlet.recheck(among)
 
     async def unmake(self, thing: Inlet) -> None:
         self._ways.pop(thing.name, None)

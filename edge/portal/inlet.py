@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 from edge.errors import EdgeError, NetworkError
 from edge.identity.history import Identifier
@@ -74,10 +74,10 @@ class Inlet:
         self.bound = self._server.sockets[0].getsockname()[:2]
         self.session.start()
 
-    def recheck(self) -> None:
-        """Cut what the policy no longer allows."""
+    def recheck(self, among: Container[Identifier | None] | None = None) -> None:
+        """Cut what the policy no longer allows; `among` these peers only."""
         for portal in list(self.portals):
-            if not self._allows(portal.peer):
+            if (among is None or portal.peer in among) and not self._allows(portal.peer):
                 portal.end("the policy no longer allows it", tell=True, abort=True)
 
     def status(self) -> dict[str, object]:

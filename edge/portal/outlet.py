@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from edge.errors import DecodeError, EdgeError
@@ -78,10 +78,10 @@ class Outlet:
         elif portal is None and len(self.portals) < PORTALS:
             self._open(key, message)
 
-    def recheck(self) -> None:
-        """Cut what the policy no longer allows."""
+    def recheck(self, among: Container[Identifier | None] | None = None) -> None:
+        """Cut what the policy no longer allows; `among` these peers only."""
         for portal in list(self.portals.values()):
-            if not self.allows(portal.peer):
+            if (among is None or portal.peer in among) and not self.allows(portal.peer):
                 portal.end("the policy no longer allows it", tell=True, abort=True)
 
     def status(self) -> dict[str, object]:

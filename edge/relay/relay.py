@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from edge.errors import DecodeError, EdgeError
 from edge.identity.history import Identifier
@@ -117,10 +117,10 @@ class RelayService:
         for relay in list(self.relays.values()):
             relay.close()
 
-    def recheck(self) -> None:
-        """Close the relays of those who may not have them any more."""
+    def recheck(self, among: Container[Identifier | None] | None = None) -> None:
+        """Close the relays of those who may not have them any more; `among` these peers only."""
         for relay in list(self.relays.values()):
-            if not self._allows(relay.peer, relay.name):
+            if (among is None or relay.peer in among) and not self._allows(relay.peer, relay.name):
                 log.warning(
                     "relay %.200r of %s is closed: it is not allowed any more",
                     relay.name,

@@ -110,6 +110,34 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(one._made) <= 2
 
 
+def test_what_is_said_of_one_peer_is_news_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a hub starts, thousands come one by one."""
+    fleet = Fleet()
+    one = policies(fleet)
+    told: list[Identifier | None] = []
+    one.watch(told.append)
+    assert not allowed(one)
+    assert not allowed(one, BOB.identifier)
+    fleet.show(credential())
+    assert told == [WHO]
+    decided: list[Identifier | None] = []
+    decide = one.decide
+
+    def counting(kind: str, name: str, peer: Identifier | None) -> module.Decision:
+        decided.append(peer)
+        return decide(kind, name, peer)
+
+    monkeypatch.setattr(one, "decide", counting)
+    assert allowed(one)
+    assert not allowed(one, BOB.identifier)
+    assert decided == [WHO], "of the other one it is known"
+    one.set(Policy("db", None, read("role=rtu")))
+    assert told == [WHO, None]
+    assert not allowed(one)
+    assert not allowed(one, BOB.identifier)
+    assert decided == [WHO, WHO, BOB.identifier]
+
+
 def test_relays_are_for_those_with_the_right() -> None:
     fleet = Fleet()
     one = policies(fleet)

@@ -170,7 +170,9 @@ async def test_the_policy_on_the_outlet(net: Net) -> None:
     inlet.recheck()
     assert inlet.portals
     allowed[0] = False
-    inlet.recheck()
+    inlet.recheck({client.identifier})
+    assert inlet.portals, "only who was named is looked at"
+    inlet.recheck({gateway.identifier})
     assert await read_all(reader) is None
     assert not inlet.portals
 

@@ -111,7 +111,9 @@ async def test_policy_at_the_door_and_when_it_changes(net: Net) -> None:
         w.write(b"hello")
         assert await asyncio.wait_for(r.readexactly(5), 5) == b"hello"
     allowed.discard(bad.identifier)
-    outlet.recheck()
+    outlet.recheck({good.identifier})
+    assert len(outlet.portals) == 2, "only who was named is looked at"
+    outlet.recheck({bad.identifier, None})
     assert not await read_all(other)
     writer.write(b"again")
     assert await asyncio.wait_for(reader.readexactly(5), 5) == b"again"

@@ -122,6 +122,22 @@ async def test_policy_and_limit(net: Net, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @play
+async def test_who_may_no_longer_loses_its_relays(net: Net) -> None:
+    forbidden: set[str] = set()
+    hub, gateway = await net.node("hub").listen(), net.node("gateway")
+    service = hub.serve_relays(allows=lambda peer, name: name not in forbidden).relays
+    assert await over_channel(net, gateway, hub, "of-a-member") is not None
+    assert await register(await net.raw(hub.port), "of-nobody") is not None
+    forbidden |= {"of-a-member", "of-nobody"}
+    service.recheck({net.node("other").identifier})
+    assert set(service.relays) == forbidden, "only who was named is looked at"
+    service.recheck({gateway.identifier})
+    assert set(service.relays) == {"of-nobody"}
+    service.recheck()
+    assert not service.relays
+
+
+@play
 async def test_an_address_that_is_something_else(net: Net) -> None:
     hub = await net.hub()
     hub.router.add(b"forward_to_x", Mailbox())
