@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import Callable
 
 from edge.authority.changes import Bulletin, decode_question, encode_told
+from edge.authority.places import Places
 from edge.authority.service import CHANGES, PER_WAITER, WAITING
 from edge.errors import DecodeError
 from edge.identity.history import Identifier
@@ -30,7 +30,7 @@ class ChangesDesk:
     ) -> None:
         self._router, self._wiring = router, wiring
         self._bulletin, self._is_member = bulletin, is_member
-        self._waiting: Counter[Identifier] = Counter()
+        self._waiting = Places(WAITING, PER_WAITER)
         self._tasks: set[asyncio.Task[None]] = set()
         self._back = Route.of(CHANGES)
         router.add(CHANGES, self)
@@ -52,9 +52,8 @@ class ChangesDesk:
             since = decode_question(request.body)
         except DecodeError:
             return
-        if self._waiting.total() >= WAITING or self._waiting[peer] >= PER_WAITER:
+        if not self._waiting.take(peer):
             return
-        self._waiting[peer] += 1
         kept = Message(message.onward, message.back, b"", message.flow)
         task = asyncio.create_task(self._answer(request, since, peer, kept))
         self._tasks.add(task)
@@ -72,7 +71,5 @@ class ChangesDesk:
                 failure = Failure("unauthorized member", request.path, request.method)
                 response = Response(number, request.id, Status.FORBIDDEN, failure.encode())
         finally:
-            self._waiting[peer] -= 1
-            if not self._waiting[peer]:
-                del self._waiting[peer]
+            self._waiting.leave(peer)
         self._router.reply(message, self._back, response.encode())

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from edge.authority import rights as rights_
 from edge.authority.changes import Bulletin, decode_question, encode_told
 from edge.authority.issuer import Issuer
+from edge.authority.places import Places
 from edge.authority.registry import Member, Redemption, Registry, Token, code_hash
 from edge.authority.rights import Rights, is_enroller, unfit
 from edge.errors import DecodeError, EdgeError
@@ -72,7 +73,8 @@ class Refused(EdgeError):
 
 
 class Settings(NamedTuple):
-    """How an authority is run. `account` is whose credentials make project admins."""
+    """How an authority is run: whether enrollers may add members (`direct`), whether there are
+    enrollment tokens, and whether enrollers are no admins (`account_only`)."""
 
     project_id: str
     direct: bool = True
@@ -105,10 +107,9 @@ class Authority:
         self._issuer, self._settings, self._clock = issuer, settings, clock
         self._router, self._wiring = router, wiring
         self._attributes_of = attributes_of
-        self._identifier = issuer.history.identifier
         self._tasks: set[asyncio.Task[None]] = set()
-        self._busy: Counter[Identifier] = Counter()
-        self._waiting: Counter[Identifier] = Counter()
+        self._busy = Places(AT_ONCE, PER_CALLER)
+        self._waiting = Places(WAITING, PER_WAITER)
         self._desks = self._opened()
         self._watching = keep_running(self._watch(), "watch the registry")
 
@@ -152,15 +153,16 @@ class Authority:
             failure = Failure(message="secure channel required")
             self._reply(desk, kept, Response(_id(), 0, Status.BAD_REQUEST, failure.encode()))
             return
-        busy = self._waiting if desk.address == CHANGES else self._busy
-        most, each = (WAITING, PER_WAITER) if busy is self._waiting else (AT_ONCE, PER_CALLER)
-        if busy.total() >= most or busy[channel.peer] >= each:
+        if not self._places(desk).take(channel.peer):
             log.warning("too many requests at once: one of %s is dropped", channel.peer)
             return
-        busy[channel.peer] += 1
         task = asyncio.create_task(self._answer(desk, request, channel, kept))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _places(self, desk: _Desk) -> Places:
+        """Who waits for changes takes no place from who asks for something else."""
+        return self._waiting if desk.address == CHANGES else self._busy
 
     async def _answer(
         self, desk: _Desk, request: Request, channel: SecureChannel, message: Message
@@ -182,10 +184,7 @@ class Authority:
                 channel.peer, request, Status.INTERNAL_SERVER_ERROR, "the authority has a problem"
             )
         finally:
-            busy = self._waiting if desk.address == CHANGES else self._busy
-            busy[channel.peer] -= 1
-            if not busy[channel.peer]:
-                del busy[channel.peer]
+            self._places(desk).leave(channel.peer)
         self.answered[response.status.name if response.status else ""] += 1
         self._reply(desk, message, response)
 

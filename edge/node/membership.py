@@ -56,7 +56,6 @@ class Membership:
         self.context = context
         self.credential: Credential | None = None
         self.last_failure: str | None = None
-        self.fetched = 0
         self._subject, self._connector, self._known = subject, connector, known
         self._clock, self._store, self._show, self._sleep = clock, store, show, sleep
         self._task: asyncio.Task[None] | None = None
@@ -174,7 +173,6 @@ class Membership:
         finally:
             connection.close("the credential has come")
         self._verify(found, self._clock.now())
-        self.fetched += 1
         return found
 
     async def _keep(self) -> None:

@@ -335,13 +335,13 @@ async def test_changes(net: Net, tmp_path: Path) -> None:
     device = person("device").identifier
     waiting = asyncio.create_task(boss.changes(0))
     await boss.add_member(device, {})
-    await until(lambda: fleet.authority._waiting)
+    await until(lambda: fleet.authority._waiting.taken)
     assert not waiting.done(), "who joins changes nothing for others"
     await boss.delete_member(device)
     number, changed = await waiting
     assert (number, [one[:2] for one in changed]) == (1, [(device, True)])
     assert await boss.changes(0) == (number, changed), "and at once to who asks later"
-    assert not fleet.authority._waiting
+    assert not fleet.authority._waiting.taken
 
 
 @play
@@ -353,7 +353,7 @@ async def test_changes_by_another_process(
     await fleet.trust("boss")
     boss = await fleet.client("boss")
     waiting = asyncio.create_task(boss.changes(0))
-    await until(lambda: fleet.authority._waiting)
+    await until(lambda: fleet.authority._waiting.taken)
     other = await SqliteRegistry.open(fleet.path, fleet.node.identifier)
     await other.put(Member(person("x").identifier, {}, fleet.node.identifier, clock()))
     await other.remove(person("x").identifier, clock())
@@ -392,7 +392,7 @@ async def test_one_caller_does_not_take_all(
     monkeypatch.setattr(fleet.authority.registry, "members", slow)
     greedy, other = await fleet.client("boss"), await fleet.client("other")
     asked = [asyncio.create_task(greedy.member_ids()) for _ in range(service.PER_CALLER + 5)]
-    await until(lambda: fleet.authority._busy[person("boss").identifier] == service.PER_CALLER)
+    await until(lambda: fleet.authority._busy.of(person("boss").identifier) == service.PER_CALLER)
     assert (await other.credential()).subject == person("other").identifier
     gate.set()
     done, dropped = await asyncio.wait(asked, timeout=1)
@@ -400,4 +400,4 @@ async def test_one_caller_does_not_take_all(
     for task in dropped:
         task.cancel()
     await asyncio.gather(*dropped, return_exceptions=True)
-    assert not fleet.authority._busy
+    assert not fleet.authority._busy.taken
