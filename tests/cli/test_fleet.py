@@ -418,3 +418,37 @@ def test_policies_of_a_node_without_any(device: Here) -> None:
         assert device.refused("policy", "create", "--resource", "x", "--allow", "(((")
     finally:
         device.do("node", "delete", "--all", "--yes")
+
+
+def test_an_authority_apart_from_its_hub(tmp_path: Path) -> None:
+    with machines(tmp_path, "authority", "hub", "device") as (authority, hub, device):
+        boss, at = hub.do("identity", "create", "boss"), free_port()
+        made = authority.run(
+            "authority", "create", "--project-identifier", "plant", "--credential-lifetime", "1h",
+            "--tcp-listener-address", f"127.0.0.1:{at}", "--credential-key", "vault",
+            "--trusted-identities", json.dumps({boss: {"ockam-role": "enroller"}}),
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        history = authority.do("identity", "export", "authority-plant")
+        hub.do(
+            "project", "init", "plant", "--address", f"127.0.0.1:{free_port()}",
+            "--authority-identity", history,
+            "--authority-route", f"/ip4/127.0.0.1/tcp/{at}/service/api",
+        )  # fmt: skip
+        ticket = hub.do("project", "ticket", "--relay", "r")
+        said = json.loads(device.do("project", "enroll", ticket))["credential"]
+        assert said["issuer"] == authority.do("identity", "show", "authority-plant")
+        assert said["expires_at"] - said["created_at"] == 3600
+        assert device.do("relay", "create", "r") == "/service/forward_to_r"
+        who = device.do("identity", "show")
+        gone = json.loads(hub.do("project-member", "delete", "--all", "--yes"))
+        assert gone == {"project": "plant", "identifiers": [who]}
+
+
+def test_an_authority_that_cannot_be(device: Here) -> None:
+    create = ("authority", "create", "--project-identifier", "p", "--trusted-identities")
+    for bad in ("[]", "x", '{"I00": {}}', '{"I' + "ab" * 32 + '": {"identifier": "x"}}'):
+        assert device.refused(*create, bad)
+    assert "texts as values" in device.refused(*create, '{"I' + "ab" * 32 + '": {"a": 1}}')
+    assert "does not verify" in device.refused(*create, "{}", "--account-authority", "00")
+    assert device.do("node", "list") == "[]"
