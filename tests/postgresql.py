@@ -55,6 +55,10 @@ class Server:
             self.port = int(probe.getsockname()[1])
         self._user = OWNER if os.geteuid() == 0 else None
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
     def prepare(self) -> None:
         if self._user is not None:
             shutil.chown(self.folder, self._user)

@@ -77,15 +77,22 @@ class ChannelListener:
         self._router, self._present, self._trust = router, present, trust
         self._known, self._wiring, self._learned, self._now = known, wiring, learned, now
         self._waiting: dict[_Answering, None] = {}
+        self._asked: dict[tuple[bytes, bytes], _Answering] = {}
+        """Those that wait, by whom they answer and what was asked."""
         self._budget: Buckets = {}
         self._loop = asyncio.get_running_loop()
         router.add(address, self)
         self._sweeping = self._loop.call_later(30.0, self._sweep)
 
     def deliver(self, message: Message) -> None:
-        """Begin a handshake, where the sender's budget and ours allow it."""
+        """Begin a handshake, where the sender's budget and ours allow it. A message 1 that comes again
+        is no other handshake: its sender waits, and takes the first answer (decision 6)."""
         if not self._affordable(message):
             self.refused += 1
+            return
+        asked = message.back.encoded, bytes(message.payload)
+        if (before := self._asked.get(asked)) is not None:
+            before.answer(message)
             return
         if len(self._waiting) >= HALF_OPEN:
             self._give_up_one()
@@ -97,6 +104,8 @@ class ChannelListener:
             return
         if answering.waiting:
             self._waiting[answering] = None
+            self._asked[asked] = answering
+            answering.asked = asked
 
     def _give_up_one(self) -> None:
         """Of the flow that has most handshakes waiting the oldest one: a flood costs its own flow."""
@@ -154,6 +163,7 @@ class _Answering:
             listener._present(), listener._trust, listener._known, urandom(32)
         )
         self.waiting = False
+        self.asked: tuple[bytes, bytes] | None = None
         self._route = first.back
         self._address = self._router.fresh()
         try:
@@ -170,7 +180,12 @@ class _Answering:
         self.flow = first.flow
         self.waiting = True
         self._timer = listener._loop.call_later(HALF_OPEN_TIME, self.stop)
-        self._router.reply(first, Route.of(self._address), second)
+        self._second = second
+        self.answer(first)
+
+    def answer(self, first: Message) -> None:
+        """Send message 2, the same one each time: what was sent before may have been lost."""
+        self._router.reply(first, Route.of(self._address), self._second)
 
     def stop(self) -> None:
         """Nobody finished this handshake."""
@@ -188,6 +203,8 @@ class _Answering:
         self.waiting = False
         self._timer.cancel()
         self._listener._waiting.pop(self, None)
+        if self.asked is not None:
+            self._listener._asked.pop(self.asked, None)
 
     def _third(self, message: Message) -> None:
         listener = self._listener

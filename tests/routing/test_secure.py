@@ -447,13 +447,54 @@ async def test_a_flood_of_half_open_handshakes_costs_its_own_link(
     slow.send(Route.of("api"), Route.of("slow"), first)
     await until(lambda: len(hub.api._waiting) == 1)
     (early,) = hub.api._waiting
-    for _ in range(40):
-        flood.send(Route.of("api"), Route.of("flood"), first)
+    for n in range(40):
+        flood.send(Route.of("api"), Route.of(f"flood-{n}"), first)
     flood.send(Route.of("echo"), Route.of("end"), b"end")
     while (await flood.receive()).payload != b"end":
         pass
     assert len(hub.api._waiting) == 8
     assert early in hub.api._waiting
+
+
+@play
+async def test_a_message_1_that_came_again_is_the_same_handshake(net: Net) -> None:
+    """An initiator that waits sends it again; each one more would crowd out those it waits with."""
+    hub, node = await net.hub(), net.node("node")
+    first = Initiator(node.presentation, everyone, node.known, os.urandom(32)).first()
+    raw, other = await net.raw(hub.port), await net.raw(hub.port)
+    answers = []
+    for _ in range(3):
+        raw.send(Route.of("api"), Route.of("x"), first)
+        answers.append(await raw.receive())
+    assert len(hub.api._waiting) == 1
+    assert len({(answer.payload, answer.back.encoded) for answer in answers}) == 1
+    raw.send(Route.of("api"), Route.of("y"), first)  # somebody else behind the same link
+    other.send(Route.of("api"), Route.of("x"), first)
+    for one in (raw, other):
+        assert (await one.receive()).payload != answers[0].payload
+    assert len(hub.api._waiting) == 3
+    for responder in list(hub.api._waiting):
+        responder.stop()
+    assert not hub.api._asked
+
+
+@play
+async def test_a_crowd_that_waits_long_is_not_crowded_out_by_itself(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "HALF_OPEN", 8)
+    hub = await net.hub()
+    raws = [await net.raw(hub.port) for _ in range(8)]
+    taken = []
+    for again in range(4):
+        for n, raw in enumerate(raws):
+            node = net.node(f"node-{n}") if not again else net.nodes[1 + n]
+            initiator = Initiator(node.presentation, everyone, node.known, seed(str(n)))
+            raw.send(Route.of("api"), Route.of("x"), initiator.first())
+            answer = await raw.receive()
+            if not again:
+                taken.append(answer.back.last)
+    assert all(one is not None and hub.router.at(one.value) is not None for one in taken)
 
 
 @play_both
