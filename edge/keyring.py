@@ -217,7 +217,9 @@ class Presenter:
             raise StateError("the presenter has not been started")
         if self._current is None or self._clock() >= self._current.attestation.expires_at:
             raise Unattested(self._why(), hint="see it: ockam-edge node show")
-        return self._current._replace(credential=self.credential)
+        if self._current.credential is not self.credential:
+            self._current = self._current._replace(credential=self.credential)
+        return self._current
 
     @property
     def valid_until(self) -> int | None:
