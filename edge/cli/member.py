@@ -141,9 +141,7 @@ def delete(
     if member is None:
         unnamed("a member")
         return None
-    name, _ = _ask(
-        lambda client: client.delete_member(_parsed(member)), project, identity, timeout
-    )
+    name, _ = _ask(lambda client: client.delete_member(_parsed(member)), project, identity, timeout)
     return _removed(name, [member])
 
 

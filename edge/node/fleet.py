@@ -7,10 +7,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge.authority.changes import Changed
+from edge.authority.changes import MOST, Changed
 from edge.authority.hubdesk import ChangesDesk
 from edge.authority.issuer import LIFETIME, InMemory, InVault, Issuer
-from edge.authority.registry import Member, Registry
+from edge.authority.registry import Change, Member, Registry
 from edge.authority.rights import TRUST_CONTEXT
 from edge.authority.service import Authority, Settings
 from edge.authority.sqlite import SqliteRegistry
@@ -21,7 +21,7 @@ from edge.node.backup import registry_path
 from edge.node.members import Members
 from edge.node.membership import Membership
 from edge.node.revocations import Revocations
-from edge.node.store import NodeRecord
+from edge.node.store import NodeRecord, RevocationRecord, Store
 from edge.node.trustcontext import TrustContext, of_settings, read_history, secured
 from edge.routing.connection import Connection
 from edge.routing.reach import Origin
@@ -102,7 +102,7 @@ class Fleet:
                 show=node.show_credential,
             )
             await self.membership.start()
-        self._hear("hub" in serves)
+        await self._hear("hub" in serves)
 
     async def close(self) -> None:
         if self.membership is not None:
@@ -208,7 +208,7 @@ class Fleet:
 
     # -- who is no member any more
 
-    def _hear(self, hub: bool) -> None:
+    async def _hear(self, hub: bool) -> None:
         node, context = self._node, self.context
         assert context is not None
         if self.authority is not None:
@@ -220,12 +220,27 @@ class Fleet:
             ask = self._channel_to_authority
         else:
             ask = self._channel_to_hub
-        revocations = Revocations(node.router, ask, self._heard)
+        revocations = Revocations(
+            node.router,
+            ask,
+            self._heard,
+            known=[
+                Change(number, Identifier.parse(who), removed, at)
+                for who, number, removed, at in await node.store.call(Store.revocations, node.name)
+            ],
+            keep=self._keep_heard,
+        )
         if hub:
             self._desk = ChangesDesk(
                 node.router, node.wiring, lambda: revocations.bulletin, self._is_member
             )
         node.spawn(revocations.keep(), "hear of revocations")
+
+    def _keep_heard(self, changes: list[Change]) -> None:
+        records = [
+            RevocationRecord(str(who), number, gone, at) for number, who, gone, at in changes
+        ]
+        self._node.store.later(Store.put_revocations, self._node.name, records, MOST)
 
     async def _hear_ourselves(self, authority: Authority) -> None:
         number = 0

@@ -1,14 +1,14 @@
 """Revocations: this node hears from its authority, or from a hub of ours, who is no member any more.
 
 A hub keeps one channel to the authority; the nodes behind the hub ask it through the channel that they
-have to it anyway. While nobody answers, what is known stays in force.
+have to it anyway. While nobody answers, what is known stays in force, over a restart too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from edge.authority.changes import Bulletin, Changed, Told
 from edge.authority.client import Client
@@ -36,11 +36,18 @@ class Revocations:
         channel: Asking,
         heard: Callable[[Changed], None],
         *,
+        known: Sequence[Change] = (),
+        keep: Callable[[list[Change]], None] = lambda changes: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`channel` gives the one to ask through, None while there is none."""
+        """`channel` gives the one to ask through, None while there is none. `known` was heard before
+        a restart, and `keep` is given what must be known after the next."""
         self.bulletin = Bulletin()
         """What was heard, for those who ask us."""
+        self._keep_known = keep
+        for change in known:
+            heard(Changed(*change[1:]))
+            self.bulletin.post(change)
         self.last_failure: str | None = None
         self._router, self._channel, self._heard, self._sleep = router, channel, heard, sleep
 
@@ -81,10 +88,14 @@ class Revocations:
             # The authority is an older one, restored; what it numbered anew we have not heard.
             self.bulletin = Bulletin()
             return
-        for number, changed in enumerate(told.changes, told.number - len(told.changes) + 1):
+        first = told.number - len(told.changes) + 1
+        changes = [Change(number, *changed) for number, changed in enumerate(told.changes, first)]
+        for changed, change in zip(told.changes, changes, strict=True):
             self._heard(changed)
-            self.bulletin.post(Change(number, *changed))
+            self.bulletin.post(change)
         self.bulletin.reach(told.number)
+        if changes:
+            self._keep_known(changes)
 
     def _failed(self, error: EdgeError) -> None:
         if str(error) != self.last_failure:

@@ -98,6 +98,14 @@ MIGRATIONS = (
     ALTER TABLE policy ADD COLUMN source TEXT NOT NULL DEFAULT 'command'
         CHECK (source IN ('command', 'file'));
     """,
+    # Who is no member any more, or another one, as a node was told: it holds over a restart.
+    """
+    CREATE TABLE revocation (
+        node TEXT NOT NULL REFERENCES node(name) ON DELETE CASCADE, identifier TEXT NOT NULL,
+        number INTEGER NOT NULL, removed INTEGER NOT NULL, at INTEGER NOT NULL,
+        PRIMARY KEY (node, identifier)
+    ) STRICT;
+    """,
 )
 """What makes version n + 2 of n + 1, in this order. Only ever added to."""
 VERSION = 1 + len(MIGRATIONS)
@@ -189,6 +197,15 @@ class CredentialRecord(NamedTuple):
     scope: str
     credential: bytes
     expires_at: int
+
+
+class RevocationRecord(NamedTuple):
+    """What an authority told of a member; see authority/changes.py."""
+
+    identifier: str
+    number: int
+    removed: bool
+    at: int
 
 
 Record = TypeVar("Record", VaultRecord, IdentityRecord, NodeRecord, ProjectRecord)
@@ -519,6 +536,32 @@ class Store:
     def put_credential(self, record: CredentialRecord) -> None:
         with self._changing():
             self._db.execute("INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?)", record)
+
+    # -- who is no member any more
+
+    def revocations(self, node: str) -> list[RevocationRecord]:
+        """By number."""
+        sql = (
+            "SELECT identifier, number, removed, at FROM revocation WHERE node = ? ORDER BY number"
+        )
+        return [
+            RevocationRecord(identifier, number, bool(removed), at)
+            for identifier, number, removed, at in self._rows(sql, node)
+        ]
+
+    def put_revocations(self, node: str, records: list[RevocationRecord], most: int) -> None:
+        """The latest of each member; of all the `most` latest."""
+        with self._changing():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO revocation (node, identifier, number, removed, at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(node, *record) for record in records],
+            )
+            self._db.execute(
+                "DELETE FROM revocation WHERE node = ? AND number <= (SELECT number FROM revocation"
+                " WHERE node = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (node, node, most),
+            )
 
     # -- policies of a node
 

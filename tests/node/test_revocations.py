@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from edge.authority.changes import Changed, Told
+from edge.authority.registry import Change
 from edge.errors import NetworkError
 from edge.node.revocations import FIRST_PAUSE, LAST_PAUSE, Revocations
 from edge.routing.router import Router
@@ -66,3 +67,22 @@ def test_pauses_grow_while_nobody_answers(caplog: pytest.LogCaptureFixture) -> N
     assert one.pauses == [1, 2, 4, 8, 16, 30, LAST_PAUSE, FIRST_PAUSE, FIRST_PAUSE]
     assert len(caplog.records) == 2, "the same failure is said once"
     assert one.told == [ALICE]
+
+
+def test_what_was_heard_before_a_restart_holds() -> None:
+    kept: list[Change] = []
+
+    class Kept(Asked):
+        def __init__(self, *answers: Told, known: Sequence[Change] = ()) -> None:
+            super().__init__(*answers)
+            Revocations.__init__(
+                self, Router(), self._channel_, self.told.append, known=known, keep=kept.extend,
+                sleep=self._paused,
+            )  # fmt: skip
+
+    one = Kept(Told(3, [ALICE]), Told(3, []), Told(9, [BOB])).played()
+    assert [change[1:] for change in kept] == [ALICE, BOB]
+    again = Kept(known=kept).played()
+    assert again.told == one.told
+    assert again.asked == [9]
+    assert asyncio.run(again.bulletin.since(3)) == Told(9, [BOB])

@@ -218,7 +218,9 @@ def test_a_reload_that_is_refused_changes_nothing(tmp_path: Path) -> None:
         process.process.send_signal(signal.SIGHUP)
         notify.recv(4096)
         said = notify.recv(4096)
-        assert said.startswith(b"READY=1\nSTATUS=node n: 1 listener; the reload was refused: the store")
+        assert said.startswith(
+            b"READY=1\nSTATUS=node n: 1 listener; the reload was refused: the store"
+        )
         assert process.end() == 0
 
 

@@ -12,7 +12,14 @@ import pytest
 
 from edge.errors import ConfigError
 from edge.node import store as module
-from edge.node.store import Store, Taken, Unknown, UnsettledKey, VaultRecord
+from edge.node.store import (
+    RevocationRecord,
+    Store,
+    Taken,
+    Unknown,
+    UnsettledKey,
+    VaultRecord,
+)
 
 
 @pytest.fixture
@@ -265,3 +272,17 @@ def test_keys_that_are_not_settled(store: Store) -> None:
     for key in store.unsettled():
         store.settle_key(key)
     store.remove_vault("v")
+
+
+def test_revocations_are_kept_the_latest_of_each_and_not_too_many(store: Store) -> None:
+    store.add_vault("v", "software:/v")
+    identity(store, "i")
+    store.add_node("n", identity="i")
+    one = [RevocationRecord(f"I{n}", n, True, 100 + n) for n in range(1, 6)]
+    store.put_revocations("n", one, 3)
+    assert store.revocations("n") == one[2:]
+    back = RevocationRecord("I4", 9, False, 200)
+    store.put_revocations("n", [back], 3)
+    assert store.revocations("n") == [one[2], one[4], back]
+    store.remove_node("n")
+    assert store.revocations("n") == []
