@@ -167,4 +167,11 @@ def identity(store: "Store", name: str, vault: str | None) -> "Identity":
         now = Clock(floor=store.time_floor()).now()
         made = create_identity(store, local.home(), name, vault=vault, now=now, ask=local.ask)
         note(f"identity {made.name} was made: {made.identifier}")
-    return load(store, name)
+        return load(store, name)
+    found = load(store, name)
+    if vault is not None and vault not in (found.record.vault, found.uri):
+        raise ConfigError(
+            f"the identity {name} is here already, and its key is in the vault {found.record.vault}",
+            hint="leave --vault out, or give the new project another name or identity",
+        )
+    return found

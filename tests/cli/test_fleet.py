@@ -452,3 +452,15 @@ def test_an_authority_that_cannot_be(device: Here) -> None:
     assert "texts as values" in device.refused(*create, '{"I' + "ab" * 32 + '": {"a": 1}}')
     assert "does not verify" in device.refused(*create, "{}", "--account-authority", "00")
     assert device.do("node", "list") == "[]"
+
+
+def test_a_vault_that_is_named_is_not_ignored(tmp_path: Path) -> None:
+    hub = Machine(tmp_path / "hub")
+    hub.do("identity", "create", "plant")
+    port = free_port()
+    said = hub.refused(
+        "project", "init", "plant", "--address", f"127.0.0.1:{port}",
+        "--vault", "pkcs11:token=edge?module-name=softhsm2",
+    )  # fmt: skip
+    assert "vault" in said
+    assert json.loads(hub.do("node", "list")) == []
