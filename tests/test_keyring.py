@@ -258,7 +258,9 @@ def test_a_kept_key_is_attested_again_and_told_of(vault: FakeVault) -> None:
 def test_it_starts_with_what_was_kept_while_the_vault_fails(vault: FakeVault) -> None:
     async def work(keyring: Keyring) -> None:
         clock = Clock()
-        kept = await presenter(keyring, vault, clock).start()
+        first = presenter(keyring, vault, clock)
+        kept = await first.start()
+        await first.close()
         before, vault.failure = keyring.signatures, DeviceGone("gone")
         keeper = presenter(keyring, vault, clock)
         assert await keeper.start(kept) == kept
