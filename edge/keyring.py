@@ -8,6 +8,7 @@ refused with that reason, and those that are open stay.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from edge.channel.handshake import Presentation
 from edge.channel.noise import public_key
 from edge.errors import EdgeError, StateError, TrustError
+from edge.events import event
 from edge.identity.history import ChangeHistory
 from edge.identity.keys import KeyKind, PublicKey, Sign
 from edge.identity.purpose import attest_channel_key
@@ -51,6 +53,9 @@ class Keyring:
         """Over a token, where one is to be watched."""
         self.signatures = 0
         """How many signatures were asked for; a handshake asks for none."""
+        self.signing_seconds = 0.0
+        """What those took together; `signing_failed` counts those that came to nothing."""
+        self.signing_failed = 0
         self._thread = thread
         self._public: dict[Key, PublicKey] = {}
 
@@ -96,6 +101,7 @@ class Keyring:
         return {
             **counted,
             "logins": self.logins,
+            "pin": pin_state(seen),
             "module": getattr(self.vault, "module", None),
             "token": seen.label or None,
             "serial": seen.serial or None,
@@ -129,10 +135,26 @@ class Keyring:
 
     def _sign(self, key: Key, data: bytes) -> bytes:
         self.signatures += 1
-        signature = self.vault.sign(key, data)
+        began = time.monotonic()
+        try:
+            signature = self.vault.sign(key, data)
+        except VaultError:
+            self.signing_failed += 1
+            raise
+        finally:
+            self.signing_seconds += time.monotonic() - began
         if not self._public_of(key).verify(signature, data):
             raise TrustError(f"the vault made a bad signature with the key {key.label!r}")
         return signature
+
+
+def pin_state(seen: TokenState) -> str:
+    """What a token says of its PIN: ok, tried (a wrong one was entered), last-try, or locked."""
+    if seen.pin_locked:
+        return "locked"
+    if seen.pin_final_try:
+        return "last-try"
+    return "tried" if seen.pin_tried else "ok"
 
 
 def _watch(uri: str, token: Token, keyring: Keyring) -> TokenWatch:
@@ -310,6 +332,7 @@ class Presenter:
                         self._key.label,
                         error,
                         self._outlook(),
+                        extra=event("attestation-failed", error),
                     )
             await self._sleep(pause)
             pause = min(2 * pause, self.LAST_PAUSE)

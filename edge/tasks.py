@@ -5,6 +5,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from edge.events import event
+
 log = logging.getLogger("edge.tasks")
 
 
@@ -26,4 +28,6 @@ async def end(task: asyncio.Task[None] | None) -> None:
 def _report(task: asyncio.Task[None]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
-        log.error("the task %r has ended by a bug", task.get_name(), exc_info=error)
+        log.error(
+            "the task %r has ended by a bug", task.get_name(), exc_info=error, extra=event("bug")
+        )

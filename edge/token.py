@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.events import event
 from edge.tasks import end, keep_running
 from vault_backends.vault import DeviceGone, Locked, NotFound, Token, VaultError
 
@@ -30,6 +31,14 @@ class State(StrEnum):
     LOCKED = "locked"
     REFUSED = "refused"
     """It is there, and what it holds or answers is not what it should be."""
+
+
+FALLEN = {
+    State.GONE: "token-gone",
+    State.LOCKED: "token-locked",
+    State.REFUSED: "token-refused",
+}
+"""The event of each fall."""
 
 
 class TokenWatch:
@@ -60,6 +69,10 @@ class TokenWatch:
         self.state = State.PRESENT
         self.since = clock()
         """The time of the last change of the state."""
+        self.falls = 0
+        """How often it was lost."""
+        self.probe_seconds: float | None = None
+        """What its last answer to a probe took."""
         self.error: Exception | None = None
         """Why the state is what it is."""
         self.recover: Callable[[], Awaitable[None]] | None = None
@@ -153,8 +166,10 @@ class TokenWatch:
         return min(self.PROBE * 2.0 ** min(self._failures, 10), self.LAST_PAUSE)
 
     async def _probe(self) -> None:
+        began = time.monotonic()
         try:
             await self._run(self._token.probe)
+            self.probe_seconds = time.monotonic() - began
         except VaultError as error:
             self._fall(State.GONE, error)
 
@@ -184,6 +199,7 @@ class TokenWatch:
         news = state is not self.state
         self.error = error
         if news:
+            self.falls += self.present
             self._fresh = self.present
             self.state, self.since = state, self._clock()
             if state is State.LOCKED:
@@ -194,10 +210,22 @@ class TokenWatch:
         news = news or outlook != self._outlook
         if news or (state is not State.LOCKED and waited >= self.SAY):
             self._said, self._outlook = time.monotonic(), outlook
-            log.warning("%s is %s: %s%s", self.name, state, _whole(error), outlook)
+            log.warning(
+                "%s is %s: %s%s",
+                self.name,
+                state,
+                _whole(error),
+                outlook,
+                extra=event(FALLEN[state], error, token=self.name),
+            )
 
     def _return(self) -> None:
-        log.warning("%s is back, after %.0f s", self.name, self._clock() - self.since)
+        log.warning(
+            "%s is back, after %.0f s",
+            self.name,
+            self._clock() - self.since,
+            extra=event("token-back", token=self.name),
+        )
         self.state, self.since, self.error = State.PRESENT, self._clock(), None
         self._failures = 0
         self._back.set()

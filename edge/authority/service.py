@@ -21,6 +21,7 @@ from edge.authority.places import Places
 from edge.authority.registry import Member, Redemption, Registry, Token, code_hash
 from edge.authority.rights import Rights, is_enroller, unfit
 from edge.errors import DecodeError, EdgeError
+from edge.events import event
 from edge.identity import authority_api as api
 from edge.identity.credential import Credential
 from edge.identity.history import ChangeHistory, Identifier
@@ -154,7 +155,11 @@ class Authority:
             self._reply(desk, kept, Response(_id(), 0, Status.BAD_REQUEST, failure.encode()))
             return
         if not self._places(desk).take(channel.peer):
-            log.warning("too many requests at once: one of %s is dropped", channel.peer)
+            log.warning(
+                "too many requests at once: one of %s is dropped",
+                channel.peer,
+                extra=event("authority-busy", peer=channel.peer),
+            )
             return
         task = asyncio.create_task(self._answer(desk, request, channel, kept))
         self._tasks.add(task)
@@ -179,7 +184,12 @@ class Authority:
         except DecodeError as error:
             response = self._refusal(channel.peer, request, Status.BAD_REQUEST, str(error))
         except (EdgeError, VaultError) as error:
-            log.error("%s cannot be served: %s", desk.address.decode(), error)
+            log.error(
+                "%s cannot be served: %s",
+                desk.address.decode(),
+                error,
+                extra=event("authority-failed", error),
+            )
             response = self._refusal(
                 channel.peer, request, Status.INTERNAL_SERVER_ERROR, "the authority has a problem"
             )
@@ -189,7 +199,13 @@ class Authority:
         self._reply(desk, message, response)
 
     def _refusal(self, caller: Identifier, request: Request, status: Status, text: str) -> Response:
-        log.info("refused %s, who asked %r: %s", caller, request.path[:80], text)
+        log.info(
+            "refused %s, who asked %r: %s",
+            caller,
+            request.path[:80],
+            text,
+            extra=event("authority-refused", peer=caller),
+        )
         failure = Failure(message=text, path=request.path, method=request.method)
         return Response(_id(), request.id, status, failure.encode())
 
@@ -241,7 +257,14 @@ class Authority:
                 _bytes(wanted.attributes),
             )
         )  # fmt: skip
-        log.info("token %s: made by %s, %d uses in %d s", reference, call.caller, uses, lifetime)
+        log.info(
+            "token %s: made by %s, %d uses in %d s",
+            reference,
+            call.caller,
+            uses,
+            lifetime,
+            extra=event("ticket-made", reference=reference, peer=call.caller),
+        )
         return api.encode_code(code)
 
     async def _redeem(self, call: Call) -> bytes | None:
@@ -250,9 +273,20 @@ class Authority:
         redeemed = await self.registry.redeem(code_hash(code), call.caller, self._clock())
         named = redeemed.reference or "(unknown)"
         if redeemed.outcome is Redemption.JOINED:
-            log.info("token %s: %s is a member now", named, call.caller)
+            log.info(
+                "token %s: %s is a member now",
+                named,
+                call.caller,
+                extra=event("ticket-redeemed", reference=named, peer=call.caller),
+            )
             return None
-        log.info("token %s: %s did not join: %s", named, call.caller, redeemed.outcome.name)
+        log.info(
+            "token %s: %s did not join: %s",
+            named,
+            call.caller,
+            redeemed.outcome.name,
+            extra=event("ticket-refused", reference=named, peer=call.caller),
+        )
         raise Refused(_REDEEMED[redeemed.outcome])
 
     # -- members
@@ -299,7 +333,12 @@ class Authority:
             Member(wanted.identifier, _bytes(wanted.attributes), call.caller, self._after(before))
         )
         await self.post()
-        log.info("member %s: added by %s", wanted.identifier, call.caller)
+        log.info(
+            "member %s: added by %s",
+            wanted.identifier,
+            call.caller,
+            extra=event("member-added", peer=wanted.identifier),
+        )
         return None
 
     async def _list_members(self, call: Call) -> bytes | None:
@@ -334,7 +373,12 @@ class Authority:
     async def _remove(self, member: Member, caller: Identifier) -> None:
         if await self.registry.remove(member.identifier, self._after(member)):
             await self.post()
-            log.info("member %s: removed by %s", member.identifier, caller)
+            log.info(
+                "member %s: removed by %s",
+                member.identifier,
+                caller,
+                extra=event("member-removed", peer=member.identifier),
+            )
 
     def _after(self, before: Member | None) -> int:
         """Now, in seconds, but not the second in which the member became what it was until now: what
@@ -357,11 +401,16 @@ class Authority:
                 await self.post()
             except EdgeError as error:
                 if not away:
-                    log.error("%s; %s", error, error.hint or "nobody can enroll until that ends")
+                    log.error(
+                        "%s; %s",
+                        error,
+                        error.hint or "nobody can enroll until that ends",
+                        extra=event("database-away", error),
+                    )
                 away = True
             else:
                 if away:
-                    log.warning("the authority's database is back")
+                    log.warning("the authority's database is back", extra=event("database-back"))
                 away = False
             await asyncio.sleep(LOOK)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from edge.channel.handshake import Presentation
 from edge.channel.noise import public_key
 from edge.errors import DecodeError, TrustError
+from edge.events import event
 from edge.identity.history import ChangeHistory
 from edge.identity.purpose import Attestation
 from edge.node.sealed import Sealed
@@ -50,7 +51,11 @@ class ChannelKey(NamedTuple):
         try:
             self.attestation.verify(history, now)
         except TrustError as error:
-            log.info("the kept channel key is to be attested anew: %s", error)
+            log.info(
+                "the kept channel key is to be attested anew: %s",
+                error,
+                extra=event("channel-key-unusable", error),
+            )
             return None
         if self.attestation.channel_key != public_key(self.secret):
             return None
@@ -64,7 +69,12 @@ def load(store: Store, sealed: Sealed, node: str) -> ChannelKey | None:
     try:
         return None if kept is None else ChannelKey.decode(kept)
     except DecodeError as error:
-        log.warning("the kept channel key of %s is of no use: %s", node, error)
+        log.warning(
+            "the kept channel key of %s is of no use: %s",
+            node,
+            error,
+            extra=event("channel-key-unusable", error),
+        )
         return None
 
 

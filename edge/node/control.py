@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edge.errors import DecodeError, EdgeError, NetworkError, TrustError
+from edge.events import event
 from edge.identity.history import Identifier
 from edge.node.fields import Fields
 from edge.node.node import Node
@@ -88,7 +89,7 @@ class Control:
         try:
             request = Request.decode(bytes(message.payload))
         except DecodeError as error:
-            log.warning("a request does not decode: %s", error)
+            log.warning("a request does not decode: %s", error, extra=event("request-invalid"))
             return
         if len(self._tasks) >= AT_ONCE:
             self._reply(message, _refused(request, NetworkError("too many requests at once")))
@@ -112,7 +113,7 @@ class Control:
         except (EdgeError, VaultError) as error:
             response = _refused(request, error)
         except Exception as error:
-            log.exception("a bug in the answer to %s", request.path)
+            log.exception("a bug in the answer to %s", request.path, extra=event("bug"))
             response = _refused(request, error)
         self._reply(message, response)
 

@@ -16,6 +16,7 @@ from edge.authority.service import Authority, Settings
 from edge.authority.sqlite import SqliteRegistry
 from edge.channel.trust import only
 from edge.errors import ConfigError
+from edge.events import event
 from edge.identity.history import Identifier
 from edge.node.backup import registry_path
 from edge.node.members import Members
@@ -284,7 +285,13 @@ class Fleet:
         if changed.removed:
             cut = node.cut(changed.identifier)
             level = logging.WARNING if cut else logging.INFO  # at a start all of them are told
-            log.log(level, "%s is no member any more: %d channels are cut", changed.identifier, cut)
+            log.log(
+                level,
+                "%s is no member any more: %d channels are cut",
+                changed.identifier,
+                cut,
+                extra=event("member-removed", peer=changed.identifier),
+            )
 
 
 def _credential_key(vault: Any, identity: Key) -> Key:

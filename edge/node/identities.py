@@ -11,6 +11,7 @@ import re
 from urllib.parse import unquote
 
 from edge.errors import ConfigError
+from edge.events import event
 from edge.identity.history import ChangeHistory, create
 from edge.identity.statement import KeyStatement, state
 from edge.node.clock import identity_validity
@@ -111,7 +112,9 @@ def delete_identity(
             check_present(held)
             check_token(held, load(store, name))
             if not _is_there(held, Key(Kind(record.kind), record.label)):
-                log.warning("the key %s of %s was gone already", record.label, name)
+                log.warning(
+                    "the key %s of %s was gone already", record.label, name, extra=event("key-left")
+                )
             store.remove_identity(name, key_goes=True)
             return try_to_settle(store, held, record.vault, name)
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from edge.errors import ConfigError, EdgeError
+from edge.events import event
 from edge.identity.history import ChangeHistory
 from edge.identity.keys import KeyKind, PublicKey, Sign
 from edge.node.home import Home
@@ -217,7 +218,12 @@ def abandon(store: Store, vault: Vault, where: str, name: str, key: Key) -> None
         if not _in_use(store, where, key.label):
             destroy(store, vault, UnsettledKey(name, where, key.kind.value, key.label, "making"))
     except (VaultError, EdgeError) as error:
-        log.warning("the key %s could not be deleted: %s; it is remembered", key.label, error)
+        log.warning(
+            "the key %s could not be deleted: %s; it is remembered",
+            key.label,
+            error,
+            extra=event("key-left", error),
+        )
 
 
 def destroy(store: Store, vault: Vault, row: UnsettledKey) -> None:
@@ -257,6 +263,7 @@ def try_to_settle(
             "the key %s could not be deleted: %s; ockam-edge identity repair tries it again",
             left,
             error,
+            extra=event("key-left", error),
         )
 
 

@@ -1,7 +1,7 @@
-"""Where log lines go: standard error, or a file of bounded size; one more level, WIRE, below DEBUG.
+"""Where log lines go: the journal under systemd, else standard error, or a file of bounded size.
 
-Peers can make us write: `Rarely` lets a line about them through some times a minute and counts the
-rest.
+One more level, WIRE, is below DEBUG. How much may be written is for ration.py, how a line looks for
+formats.py, and what is remembered of troubles for recent.py.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 from edge.errors import ConfigError
+from edge.node.formats import Journal, Json, Text, encode, journal_fields, under_journal
+from edge.node.ration import Ration
+from edge.node.recent import Recent
 
 WIRE = 5
 LEVELS = {
@@ -24,43 +26,71 @@ LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+FORMATS = ("text", "json")
 FILE_SIZE = 5 * 1024 * 1024
 FILES = 2
 """Old files that are kept beside the newest: three in all."""
-FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+OVERHEAD = 128
+"""Bytes that are counted for what the journal adds to an entry, besides its fields."""
 
 
-def set_up(*, file: Path | None = None, level: str = "info") -> None:
-    """Send everything to `file`, or to standard error. Raises ConfigError."""
+def set_up(
+    *,
+    file: Path | None = None,
+    level: str = "info",
+    form: str = "text",
+    node: str = "",
+    recent: Recent | None = None,
+) -> Ration:
+    """Send everything to the journal where systemd started us, else to `file`, or to standard error.
+    `recent` hears all of it. Gives what counts the bytes. Raises ConfigError."""
     if level not in LEVELS:
         raise ConfigError(f"{level!r} is no log level", hint="use one of " + ", ".join(LEVELS))
+    if form not in FORMATS:
+        raise ConfigError(f"{form!r} is no log format", hint="use one of " + ", ".join(FORMATS))
     logging.addLevelName(WIRE, "WIRE")
-    handler = _handler(file)
-    handler.setFormatter(logging.Formatter(FORMAT))
-    handler.addFilter(Rarely())
+    handler = _handler(file, form, node)
+    ration = Ration(_cost(handler, node))
+    handler.addFilter(ration)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
         old.close()
+    if recent is not None:
+        root.addHandler(recent)
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
     logging.raiseExceptions = False  # a full disk must not stop the node
+    return ration
 
 
-def _handler(file: Path | None) -> logging.Handler:
-    if file is None:
-        return logging.StreamHandler(sys.stderr)
+def _handler(file: Path | None, form: str, node: str) -> logging.Handler:
+    if file is None and form == "text" and under_journal():
+        return Journal(node)
+    handler = logging.StreamHandler(sys.stderr) if file is None else _to_file(file)
+    handler.setFormatter(Json(node) if form == "json" else Text())
+    return handler
+
+
+def _to_file(file: Path) -> logging.Handler:
     try:
         return Rotating(file)
     except OSError as error:
         raise ConfigError(f"cannot write the log {file}: {error.strerror}") from None
 
 
+def _cost(handler: logging.Handler, node: str) -> Callable[[logging.LogRecord], int]:
+    """How many bytes a record takes there."""
+    if isinstance(handler, Journal):
+        return lambda record: len(encode(journal_fields(record, node))) + OVERHEAD
+    return lambda record: len(handler.format(record).encode("utf-8", "replace")) + 1
+
+
 class Rotating(logging.FileHandler):
     """A file that becomes FILE.1 when it is full. That of `logging.handlers` costs a node 0.8 MB."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(file, encoding="utf-8", errors="replace")
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
@@ -77,29 +107,3 @@ class Rotating(logging.FileHandler):
         for newer, older in reversed(list(pairwise(names))):
             if os.path.exists(newer):
                 os.replace(newer, older)
-
-
-class Rarely(logging.Filter):
-    """Lets each place in the code write so many warnings and less per minute; errors always pass."""
-
-    def __init__(
-        self, most: int = 60, every: float = 60.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__()
-        self._most, self._every, self._clock = most, every, clock
-        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR:
-            return True
-        place = (record.pathname, record.lineno)
-        now = self._clock()
-        since, count = self._seen.get(place, (now, 0))
-        if now - since >= self._every:
-            left_out = count - self._most
-            if left_out > 0:
-                record.msg = f"{record.getMessage()} ({left_out} such lines were left out)"
-                record.args = ()
-            since, count = now, 0
-        self._seen[place] = (since, count + 1)
-        return count < self._most

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from edge.authority.rights import RESERVED
 from edge.errors import EdgeError
+from edge.events import event
 from edge.identity.credential import Credential
 from edge.identity.history import Identifier
 from edge.identity.known import Known
@@ -68,7 +69,12 @@ class Members:
                 said = self._verified(subject, encoded)
             except EdgeError as error:
                 self.refused += 1
-                log.warning("a credential that %s showed is refused: %s", subject, error)
+                log.warning(
+                    "a credential that %s showed is refused: %s",
+                    subject,
+                    error,
+                    extra=event("credential-refused", error, peer=subject),
+                )
                 continue
             self._keep(subject, said, before)
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from edge.authority.client import Client
 from edge.channel.trust import only
 from edge.errors import ApiError, EdgeError, NetworkError
+from edge.events import event
 from edge.identity.credential import Credential
 from edge.identity.history import Identifier
 from edge.identity.known import Known
@@ -23,6 +24,7 @@ from edge.node.storethread import StoreThread
 from edge.node.trustcontext import TrustContext, secured
 from edge.routing.connection import Connector
 from edge.tasks import end, keep_running
+from edge.token import utc
 
 log = logging.getLogger("edge.membership")
 
@@ -140,7 +142,11 @@ class Membership:
             held = Credential.decode(record.credential)
             self._verify(held, self._clock.now() + skew)
         except EdgeError as error:
-            log.info("the stored credential is of no use any more: %s", error)
+            log.info(
+                "the stored credential is of no use any more: %s",
+                error,
+                extra=event("credential-unusable", error),
+            )
             return
         self._take(held)
 
@@ -173,6 +179,11 @@ class Membership:
         finally:
             connection.close("the credential has come")
         self._verify(found, self._clock.now())
+        log.info(
+            "the authority gave us a credential until %s",
+            utc(found.expires_at),
+            extra=event("credential-fetched"),
+        )
         return found
 
     async def _keep(self) -> None:
@@ -205,7 +216,12 @@ class Membership:
         if str(error) != self.last_failure:
             told = isinstance(error, ApiError) or not isinstance(error, NetworkError)
             level = logging.ERROR if told else logging.WARNING
-            log.log(level, "no credential from the authority: %s; it is asked again", error)
+            log.log(
+                level,
+                "no credential from the authority: %s; it is asked again",
+                error,
+                extra=event("credential-failed", error),
+            )
         self.last_failure = str(error)
         self._first.set()
 
@@ -225,7 +241,10 @@ class Membership:
     def _drop_expired(self) -> None:
         held = self.credential
         if held is not None and held.expires_at < self._clock.now():
-            log.error("our credential has expired, and no new one could be fetched")
+            log.error(
+                "our credential has expired, and no new one could be fetched",
+                extra=event("credential-expired"),
+            )
             self.credential = None
             self._show(None)
 

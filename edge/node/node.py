@@ -16,6 +16,7 @@ from typing import Any
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
 from edge.errors import ConfigError, NetworkError, TrustError
+from edge.events import event
 from edge.identity.history import ChangeHistory, Comparison, Identifier
 from edge.identity.known import Known
 from edge.keyring import Ask
@@ -29,6 +30,8 @@ from edge.node.members import Members
 from edge.node.policies import Policies, Policy, read
 from edge.node.portals import Inlets, Outlets, Relays
 from edge.node.presence import Presence
+from edge.node.ration import Ration
+from edge.node.recent import Recent
 from edge.node.rotation import rotation_due
 from edge.node.sealed import Sealed
 from edge.node.shelf import Entry, Shelf, Spec
@@ -57,8 +60,16 @@ class Node:
     """One node of this machine, running."""
 
     def __init__(
-        self, home: Home, name: str, *, ask: Ask | None = None, clock: Clock | None = None
+        self,
+        home: Home,
+        name: str,
+        *,
+        ask: Ask | None = None,
+        clock: Clock | None = None,
+        recent: Recent | None = None,
+        ration: Ration | None = None,
     ) -> None:
+        """`recent` hears of troubles and `ration` counts the log; both belong to the process."""
         self.home, self.name = home, name
         self.router = Router()
         self.wiring = Wiring()
@@ -82,6 +93,9 @@ class Node:
         """The address of the listener that `node create` asked for."""
         self.presence = Presence(home, name, self.store, ask)
         self.connector: Connector
+        self.recent = recent or Recent()
+        self.ration = ration
+        self.started_at: float | None = None
         self._given_clock = clock
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,7 +171,12 @@ class Node:
             if resource.kind in shelves:
                 shelves[resource.kind].expect(resource)
             else:
-                log.error("%s %s is of a kind not known here", resource.kind, resource.name)
+                log.error(
+                    "%s %s is of a kind not known here",
+                    resource.kind,
+                    resource.name,
+                    extra=event("resource-unknown", kind=resource.kind, resource=resource.name),
+                )
         await self._listen(record)
         for shelf in self.shelves:
             await shelf.restore()

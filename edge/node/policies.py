@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from edge.authority.rights import RELAY
 from edge.errors import ConfigError
+from edge.events import event
 from edge.identity.history import Identifier
 from edge.node.members import Members
 from edge.policy import expr
@@ -167,7 +168,14 @@ class Policies:
             self._made.clear()
         self._made.setdefault(peer, {})[kind, name] = decision
         if not decision.allowed:
-            log.warning("%s %s: %s is refused by %s", kind, name, peer or "nobody", decision.reason)
+            log.warning(
+                "%s %s: %s is refused by %s",
+                kind,
+                name,
+                peer or "nobody",
+                decision.reason,
+                extra=event("portal-refused", resource=name, kind=kind, peer=peer),
+            )
 
     def _changed(self, peer: Identifier | None = None) -> None:
         """Something else is said of this peer; or, for None, by a policy of ours."""

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge.channel.handshake import Presentation
 from edge.errors import ConfigError, EdgeError
+from edge.events import event
 from edge.keyring import Ask, Keyring, Presenter
 from edge.node import channelkey
 from edge.node.clock import Clock
@@ -115,12 +116,19 @@ class Presence:
             if kept is not None:
                 until = kept.attestation.expires_at - self.clock.now()
                 log.warning(
-                    "going on for %d s with the attestation that was kept: %s", until, error
+                    "going on for %d s with the attestation that was kept: %s",
+                    until,
+                    error,
+                    extra=event("attestation-kept", error),
                 )
             elif watch is None or not (absent or isinstance(error, DeviceGone)):
                 raise
             else:
-                log.warning("there will be no channels until %s is back", watch.name)
+                log.warning(
+                    "there will be no channels until %s is back",
+                    watch.name,
+                    extra=event("token-waited-for", error, token=watch.name),
+                )
         return kept
 
     async def _look_again(self) -> None:
@@ -207,7 +215,11 @@ class Presence:
             try:
                 await self.present_anew()
             except (EdgeError, VaultError) as error:
-                log.warning("cannot attest anew after the clock was set: %s", error)
+                log.warning(
+                    "cannot attest anew after the clock was set: %s",
+                    error,
+                    extra=event("clock-not-taken", error),
+                )
                 continue
             attested = found  # as it was before: it may have been set again meanwhile
 

@@ -14,6 +14,7 @@ from edge.authority.changes import Bulletin, Changed, Told
 from edge.authority.client import Client
 from edge.authority.registry import Change
 from edge.errors import EdgeError
+from edge.events import event
 from edge.routing.router import Router
 from edge.routing.secure import SecureChannel
 
@@ -100,7 +101,9 @@ class Revocations:
     def _failed(self, error: EdgeError) -> None:
         if str(error) != self.last_failure:
             log.warning(
-                "cannot ask who is no member any more: %s; what is known stays in force", error
+                "cannot ask who is no member any more: %s; what is known stays in force",
+                error,
+                extra=event("revocations-failed", error),
             )
         self.last_failure = str(error)
 

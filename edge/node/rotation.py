@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from edge.errors import EdgeError, TrustError
+from edge.events import event
 from edge.identity.history import ChangeHistory, Comparison
 from edge.node.clock import identity_validity
 from edge.node.home import Home
@@ -137,6 +138,7 @@ class Follower:
             log.info(
                 "the identity %s has a new key, %r, and presents %d changes",
                 stored.name, stored.key.label, len(stored.history.changes),
+                extra=event("identity-rotated", identity=stored.name),
             )  # fmt: skip
         return news
 
@@ -168,6 +170,10 @@ class Follower:
 
     def _failed(self, error: EdgeError | VaultError) -> None:
         if self.failure is None:
-            log.warning("cannot follow the rotation of our identity: %s; it is tried again", error)
+            log.warning(
+                "cannot follow the rotation of our identity: %s; it is tried again",
+                error,
+                extra=event("rotation-failed", error),
+            )
         self.failure = str(error)
         self._behind.set()

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge.errors import TrustError
+from edge.events import event
 from edge.keyring import Ask, Keyring
 from edge.node.home import Home
 from edge.node.identities import load
@@ -181,7 +182,13 @@ def _sealed(
     try:
         return DataKeyRecord(None, _seals(vault).seal(key, _aad(identifier)))
     except (NoSealKey, Unsupported) as error:
-        log.warning("secrets of %s are sealed by %s, because %s", identifier, otherwise, error)
+        log.warning(
+            "secrets of %s are sealed by %s, because %s",
+            identifier,
+            otherwise,
+            error,
+            extra=event("sealed-elsewhere", error),
+        )
     with _opened(otherwise, home, ask) as other:
         return DataKeyRecord(otherwise, other.seal(key, _aad(identifier)))
 

@@ -2,7 +2,7 @@
 
 `python -m edge.node.service --home H --name N [--ready-fd FD]` is how the command line starts one in
 the background. On the descriptor goes one line of JSON: {"ready": true, "pid": ...}, or the error.
-Further options: --foreground, and --log-level LEVEL.
+Further options: --foreground, --log-level LEVEL, and --log-format text or json.
 
 Under systemd SIGHUP means: read again what may have changed, and go on. uvloop is a choice
 of this file.
@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.events import event
 from edge.node import logs
 from edge.node.control import Control, open_socket
 from edge.node.home import Home, Lock
 from edge.node.node import Node
 from edge.node.notify import Systemd
+from edge.node.recent import Recent
+from edge.node.store import Store
 from edge.node.summary import status
 from vault_backends.nocore import keep_no_core
 from vault_backends.vault import VaultError
@@ -38,7 +41,7 @@ log = logging.getLogger("edge.service")
 
 FAILED = 70
 MISUSED = 64
-OPTIONS = "[--ready-fd FD] [--foreground] [--log-level LEVEL]"
+OPTIONS = "[--ready-fd FD] [--foreground] [--log-level LEVEL] [--log-format text|json]"
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
 """Names of mallopt(3)."""
 MEMORY = ((ARENA_MAX, 1), (MMAP_THRESHOLD, 8 << 20), (TRIM_THRESHOLD, 16 << 20), (TOP_PAD, 1 << 20))
@@ -57,6 +60,7 @@ def run_node(
     foreground: bool = False,
     ready_fd: int | None = None,
     level: str = "info",
+    log_format: str | None = None,
     ask: Callable[[str], str | None] | None = None,
     exit_on_eof: bool = False,
 ) -> int:
@@ -66,7 +70,14 @@ def run_node(
     """
     try:
         home.prepare()
-        logs.set_up(file=None if foreground else home.log(name), level=level)
+        recent = Recent()
+        ration = logs.set_up(
+            file=None if foreground else home.log(name),
+            level=level,
+            form=log_format or _log_format(home, name),
+            node=name,
+            recent=recent,
+        )
         lock = home.take(name)
     except EdgeError as error:
         return _not_started(error, ready_fd)
@@ -75,24 +86,20 @@ def run_node(
         _save_memory()
         _many_files()
         with _loop() as runner:
-            runner.run(_serve(home, name, lock, ready_fd, ask, exit_on_eof))
+            node = Node(home, name, ask=ask, recent=recent, ration=ration)
+            runner.run(_serve(node, lock, ready_fd, exit_on_eof))
     except (EdgeError, VaultError) as error:
-        log.error("the node %s could not be started: %s", name, error)
+        log.error(
+            "the node %s could not be started: %s", name, error, extra=event("node-failed", error)
+        )
         return _not_started(error, ready_fd)
     finally:
         lock.close()
     return 0
 
 
-async def _serve(
-    home: Home,
-    name: str,
-    lock: Lock,
-    ready_fd: int | None,
-    ask: Callable[[str], str | None] | None,
-    exit_on_eof: bool,
-) -> None:
-    node = Node(home, name, ask=ask)
+async def _serve(node: Node, lock: Lock, ready_fd: int | None, exit_on_eof: bool) -> None:
+    home, name = node.home, node.name
     systemd = Systemd()
     _heed_signals(node, systemd)
     await node.start()
@@ -104,7 +111,8 @@ async def _serve(
         if exit_on_eof:
             asyncio.get_running_loop().add_reader(0, _read_to_end, node)
         _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.presence.waiting_for})
-        log.info("the node %s is ready, as %s", name, node.identity.history.identifier)
+        identifier = node.identity.history.identifier
+        log.info("the node %s is ready, as %s", name, identifier, extra=event("node-ready"))
         gc.collect()
         gc.freeze()
         try:
@@ -114,7 +122,7 @@ async def _serve(
     finally:
         await control.close()
         await node.close()
-        log.info("the node %s has stopped", name)
+        log.info("the node %s has stopped", name, extra=event("node-stopped"))
 
 
 async def _stay(node: Node, systemd: Systemd) -> None:
@@ -151,9 +159,13 @@ class _Reload:
         try:
             await self._node.reload()
         except (EdgeError, VaultError) as error:
-            log.error("what was to be reloaded is refused, all stays as it was: %s", error)
+            log.error(
+                "what was to be reloaded is refused, all stays as it was: %s",
+                error,
+                extra=event("reload-refused", error),
+            )
             return f"{status(self._node)}; the reload was refused: {error}"
-        log.info("the node %s was reloaded", self._node.name)
+        log.info("the node %s was reloaded", self._node.name, extra=event("node-reloaded"))
         return status(self._node)
 
 
@@ -184,6 +196,16 @@ def _loop() -> Iterator[asyncio.Runner]:
             factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         yield runner
+
+
+def _log_format(home: Home, name: str) -> str:
+    """As the environment says, else as the node was made; a bad store is for the start to tell of."""
+    given = os.environ.get("OCKAM_LOG_FORMAT")
+    if given is not None:
+        return "json" if given == "json" else "text"
+    with contextlib.suppress(EdgeError), contextlib.closing(Store(home.database)) as store:
+        return str(store.node(name).settings.get("log_format", "text"))
+    return "text"
 
 
 def _save_memory() -> None:
@@ -228,6 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
             foreground="foreground" in given,
             ready_fd=None if ready_fd is None else int(ready_fd),
             level=given.get("log-level") or os.environ.get("OCKAM_LOG_LEVEL", "info"),
+            log_format=given.get("log-format"),
         )
     except (EdgeError, VaultError) as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
@@ -244,7 +267,7 @@ def _options(arguments: list[str]) -> dict[str, str]:
         name = option.removeprefix("--")
         if name == "foreground":
             given[name] = ""
-        elif name in ("home", "name", "ready-fd", "log-level"):
+        elif name in ("home", "name", "ready-fd", "log-level", "log-format"):
             given[name] = next(rest, "")
         else:
             raise ValueError(option)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from edge.errors import EdgeError
+from edge.events import event
 from edge.node.policies import Policy, read
 from edge.node.store import GUARDED, ResourceRecord, Store, Taken, Unknown
 from edge.policy.values import text
@@ -207,7 +208,13 @@ class Shelf(Generic[T]):
             entry.thing = await self.make(name, entry.spec)
         except EdgeError as error:
             if str(error) != entry.failure:
-                log.error("%s %s cannot be restored: %s", self.kind, name, error)
+                log.error(
+                    "%s %s cannot be restored: %s",
+                    self.kind,
+                    name,
+                    error,
+                    extra=event("resource-failed", error, kind=self.kind, resource=name),
+                )
             entry.failure = str(error)
             return False
         entry.failure = None

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from edge.events import event
 from edge.node.store import Store
 
 log = logging.getLogger("edge.store")
@@ -65,4 +66,4 @@ class StoreThread:
 def _report(done: Future[None]) -> None:
     error = done.exception()
     if error is not None:
-        log.error("could not be stored: %s", error)
+        log.error("could not be stored: %s", error, extra=event("store-failed", error))

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Container
 from edge.errors import EdgeError, NetworkError
 from edge.identity.history import Identifier
 from edge.portal.outlet import tune
-from edge.portal.portal import WINDOW, Portal
+from edge.portal.portal import WINDOW, Portal, Traffic
 from edge.routing.connection import Connection
 from edge.routing.hop import Message
 from edge.routing.router import Router
@@ -51,6 +51,7 @@ class Inlet:
         self.bound = (host, port)
         self.portals: set[InletPortal] = set()
         self.opened = self.refused = 0
+        self._gone = Traffic()
         self.session = Session(f"inlet {name}", opening, router=router)
         self._router, self._allows, self._client_wait = router, allows, client_wait
         self._server: asyncio.Server | None = None
@@ -74,6 +75,11 @@ class Inlet:
         self.bound = self._server.sockets[0].getsockname()[:2]
         self.session.start()
 
+    @property
+    def traffic(self) -> Traffic:
+        """Of all its connections so far, at the local side."""
+        return self._gone.with_open(self.portals)
+
     def recheck(self, among: Container[Identifier | None] | None = None) -> None:
         """Cut what the policy no longer allows; `among` these peers only."""
         for portal in list(self.portals):
@@ -91,7 +97,8 @@ class Inlet:
             "portals": len(self.portals),
             "opened": self.opened,
             "refused": self.refused,
-            "last_failure": self.session.last_failure,
+            **self.traffic.status(),
+            **self.session.status(),
         }
 
     async def close(self) -> None:
@@ -136,6 +143,7 @@ class Inlet:
 
     def forget(self, portal: Portal, reason: str) -> None:
         self.portals.discard(portal)
+        self._gone.add(portal)
         log.debug("inlet %s: a client ended: %s", self.name, reason)
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from edge.errors import DecodeError, EdgeError
+from edge.events import event
 from edge.identity.history import Identifier
-from edge.portal.portal import WINDOW, Portal
+from edge.portal.portal import WINDOW, Portal, Traffic
 from edge.routing.hop import Message
 from edge.routing.router import Router
 from edge.wire import portal as wire
@@ -51,6 +52,7 @@ class Outlet:
         self.address, self.target, self.allows = address, target, allows
         self.portals: dict[Key, OutletPortal] = {}
         self.opened = self.refused = self.failed = 0
+        self._gone = Traffic()
         self.last_failure: str | None = None
         self._router = router
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +80,11 @@ class Outlet:
         elif portal is None and len(self.portals) < PORTALS:
             self._open(key, message)
 
+    @property
+    def traffic(self) -> Traffic:
+        """Of all its connections so far, at the local side."""
+        return self._gone.with_open(self.portals.values())
+
     def recheck(self, among: Container[Identifier | None] | None = None) -> None:
         """Cut what the policy no longer allows; `among` these peers only."""
         for portal in list(self.portals.values()):
@@ -92,6 +99,7 @@ class Outlet:
             "opened": self.opened,
             "refused": self.refused,
             "failed": self.failed,
+            **self.traffic.status(),
             "last_failure": self.last_failure,
         }
 
@@ -119,6 +127,7 @@ class Outlet:
         assert isinstance(portal, OutletPortal)
         if self.portals.get(portal.key) is portal:
             del self.portals[portal.key]
+            self._gone.add(portal)
         log.debug("outlet %s: a connection ended: %s", self.address.decode(), reason)
 
     async def _dial(self, portal: OutletPortal, window: int | None) -> None:
@@ -138,7 +147,13 @@ class Outlet:
         self.failed += 1
         text = f"no answer within {CONNECT:g} s" if isinstance(error, TimeoutError) else str(error)
         self.last_failure = text
-        log.warning("outlet %s: cannot connect to %s: %s", self.address.decode(), self.target, text)
+        log.warning(
+            "outlet %s: cannot connect to %s: %s",
+            self.address.decode(),
+            self.target,
+            text,
+            extra=event("outlet-target-away", outlet=self.address.decode()),
+        )
         portal.end("the target cannot be reached", tell=True)
 
 

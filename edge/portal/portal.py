@@ -18,10 +18,11 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from edge.errors import DecodeError
+from edge.events import event
 from edge.identity.history import Identifier
 from edge.routing.hop import MAX_PAYLOAD, Buffer, Flow, Message, Path, fresh_buffer
 from edge.routing.link import Link
@@ -44,6 +45,28 @@ EARLY = 64 * 1024
 STALLED = 20.0
 """Seconds that a slow socket may hold a link, where the peer knows no credit. Below the 30 s after
 which a stock peer would replace the channel under everybody (03 §5.2)."""
+
+
+class Traffic:
+    """Bytes of connections, those that have ended and those that are open: `to_peer` came from the
+    local socket, `from_peer` went to it."""
+
+    def __init__(self, to_peer: int = 0, from_peer: int = 0) -> None:
+        self.to_peer, self.from_peer = to_peer, from_peer
+
+    def add(self, portal: Portal) -> None:
+        self.to_peer += portal.sent
+        self.from_peer += portal.received
+
+    def with_open(self, portals: Iterable[Portal]) -> Traffic:
+        """The same, and what the open ones have carried so far."""
+        both = Traffic(self.to_peer, self.from_peer)
+        for portal in portals:
+            both.add(portal)
+        return both
+
+    def status(self) -> dict[str, object]:
+        return {"bytes_to_peer": self.to_peer, "bytes_from_peer": self.from_peer}
 
 
 class Portal(asyncio.BufferedProtocol):
@@ -337,7 +360,11 @@ class Portal(asyncio.BufferedProtocol):
             self._slow = None
 
     def _stalled(self) -> None:
-        log.warning("a local connection takes nothing for %g s and is cut", STALLED)
+        log.warning(
+            "a local connection takes nothing for %g s and is cut",
+            STALLED,
+            extra=event("portal-stalled", peer=self.peer),
+        )
         self.end("the local side takes nothing", tell=True, abort=True)
 
     def _drain(self, before: int | None) -> None:

@@ -40,7 +40,7 @@ class RelayClient:
         self.name = name
         self.address = router.fresh()
         self.remote: Route | None = None
-        self.session = Session(f"relay {name}", self._register, router=router)
+        self.session = Session(f"relay {name}", self._register, router=router, kind="relay")
         self._router, self._opening = router, opening
         self._wanted = ANY_NAME if relay_address is None else relay_address
         self._confirmed: asyncio.Future[Route] | None = None
@@ -58,7 +58,7 @@ class RelayClient:
             "forwarding_route": str(self.remote) if up and self.remote else None,
             "remote_address": last.value.decode(errors="replace") if up and last else None,
             "worker_address": self.address.decode(),
-            "last_failure": self.session.last_failure,
+            **self.session.status(),
         }
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container
 
 from edge.errors import DecodeError, EdgeError
+from edge.events import event
 from edge.identity.history import Identifier
 from edge.routing.hop import Flow, Message, Path, introduce
 from edge.routing.reach import RELAYS, Wiring
@@ -106,7 +107,13 @@ class RelayService:
         reason = self._refusal(name, peer, message)
         if reason is not None:
             self.refused += 1
-            log.warning("relay %.200r for %s is refused: %s", name, peer or "nobody", reason)
+            log.warning(
+                "relay %.200r for %s is refused: %s",
+                name,
+                peer or "nobody",
+                reason,
+                extra=event("relay-refused", peer=peer),
+            )
             return
         self._register(name, message)
 
@@ -125,6 +132,7 @@ class RelayService:
                     "relay %.200r of %s is closed: it is not allowed any more",
                     relay.name,
                     relay.peer,
+                    extra=event("relay-revoked", relay=relay.name, peer=relay.peer),
                 )
                 relay.close()
 
@@ -173,7 +181,12 @@ class RelayService:
         self._held[relay.flow] += 1
         self.router.add(relay.address, relay)
         self._wiring.open(relay.address, *RELAYS)
-        log.info("relay %s leads to %s", name, relay.peer or "a node without identity")
+        log.info(
+            "relay %s leads to %s",
+            name,
+            relay.peer or "a node without identity",
+            extra=event("relay-registered", relay=name, peer=relay.peer),
+        )
         self.router.reply(
             message, Route.of(relay.address), bare.encode_string(relay.address.decode())
         )

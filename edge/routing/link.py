@@ -19,6 +19,7 @@ from collections.abc import Callable, Container
 from typing import NamedTuple, cast
 
 from edge.errors import DecodeError, EdgeError, NetworkError
+from edge.events import event
 from edge.routing.hop import Buffer, Flow, Gate, Message, fresh_buffer
 from edge.routing.router import Router
 from edge.wire.frame import Frames
@@ -142,7 +143,9 @@ class Link(asyncio.BufferedProtocol, Flow):
                     self.dropped += 1
                     log.debug("link %s: a message was dropped: %s", self.remote, error)
                 except Exception:
-                    log.exception("link %s: a bug below a frame", self.remote)
+                    log.exception(
+                        "link %s: a bug below a frame", self.remote, extra=event("bug")
+                    )
                 if self.closed:
                     return
         except DecodeError as error:
@@ -270,6 +273,9 @@ class Link(asyncio.BufferedProtocol, Flow):
         if self._connected:
             self._greeting.cancel()
             self._router.remove(self.address)
+            self._router.ended.update(
+                links=1, received=self.received, sent=self.sent, dropped=self.dropped
+            )
         if self._stall is not None:
             self._stall.cancel()
         self.forget()

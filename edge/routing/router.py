@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +28,8 @@ class Router:
 
     def __init__(self) -> None:
         self._hops: dict[bytes, tuple[Hop, Guard | None]] = {}
+        self.ended: Counter[str] = Counter()
+        """What links and channels that are gone had counted."""
         self.unknown = 0
         self.unreachable = 0
         self.refused = 0

@@ -263,6 +263,9 @@ class SecureChannel(Flow):
         self.closed = True
         self._router.remove(self.address)
         self._router.remove(self.decryptor)
+        self._router.ended.update(
+            channels=1, sealed=self.sealed, opened=self.opened, rejected=self.rejected
+        )
         self.forget()
         if self._path is not None:
             self._path.gate.leave(self)

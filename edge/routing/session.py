@@ -16,9 +16,11 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 from edge.errors import EdgeError
+from edge.events import event
 from edge.routing.connection import Connection
 from edge.routing.hop import Message
 from edge.routing.router import Router
@@ -36,6 +38,13 @@ PAUSES = ((10.0, 0.5), (600.0, 2.0), (float("inf"), 30.0))
 """How long a pause may be, by how long the thing has been down already."""
 
 
+TOLD = {
+    "relay": ("relay-up", "relay-down", "relay-failed"),
+    "inlet": ("inlet-up", "inlet-down", "inlet-failed"),
+}
+"""The events of each kind of session: it is up, it was lost, an attempt has failed."""
+
+
 def pause(down_for: float, attempt: int) -> float:
     """Seconds to wait before the next attempt, full jitter in the upper half."""
     longest = next(limit for until, limit in PAUSES if down_for < until)
@@ -51,14 +60,23 @@ class Session:
         opening: Callable[[], Awaitable[Connection]],
         *,
         router: Router,
+        kind: str = "inlet",
         on_up: Callable[[Connection], None] = lambda connection: None,
         on_down: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`kind` is what it is kept for, a row of TOLD; `name` begins with it."""
         self.name = name
         self.connection: Connection | None = None
         self.last_failure: str | None = None
+        self.hint = ""
+        """What to do about the last failure, where it says."""
+        self.since = time.time()
+        """When it came up, or went down."""
         self.replaced = 0
         self.latency: float | None = None
+        """Seconds that the last round trip of a ping took, on the connection of now."""
+        self._told = TOLD[kind]
+        self._subject = {kind: name.removeprefix(f"{kind} ")}
         self._opening, self._router = opening, router
         self._on_up, self._on_down = on_up, on_down
         self._address = router.fresh()
@@ -67,6 +85,17 @@ class Session:
         self._lost = asyncio.Event()
         self._attempted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def status(self) -> dict[str, object]:
+        """What is known of it, for people and programs. Times are Unix seconds."""
+        up = self.up
+        return {
+            "since": int(self.since),
+            "round_trip_ms": round(self.latency * 1000, 3) if up and self.latency else None,
+            "reconnected": self.replaced,
+            "last_failure": self.last_failure,
+            "hint": self.hint or None,
+        }
 
     @property
     def up(self) -> bool:
@@ -132,10 +161,11 @@ class Session:
     def _failed(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
         if not isinstance(error, EdgeError) and not hasattr(error, "retry"):
-            log.exception("%s: a bug while it was opened", self.name)
+            log.exception("%s: a bug while it was opened", self.name, extra=event("bug"))
         elif text != self.last_failure:
-            log.warning("%s: %s", self.name, text)
-        self.last_failure = text
+            told = event(self._told[2], error, **self._subject)
+            log.warning("%s: %s", self.name, text, extra=told)
+        self.last_failure, self.hint = text, getattr(error, "hint", "")
 
     def _begin(self, connection: Connection) -> None:
         self.connection = connection
@@ -146,16 +176,24 @@ class Session:
         if flow is not None:
             flow.reach.add(self._address)
         self._pings.clear()
-        self.last_failure = None
-        log.info("%s: up%s", self.name, f", with {connection.peer}" if connection.peer else "")
+        self.last_failure, self.hint = None, ""
+        self.since, self.latency = time.time(), None
+        log.info(
+            "%s: up%s",
+            self.name,
+            f", with {connection.peer}" if connection.peer else "",
+            extra=event(self._told[0], peer=connection.peer, **self._subject),
+        )
         self._on_up(connection)
         self._up.set()
 
     def _end(self, reason: str) -> None:
         connection, self.connection = self.connection, None
         self._up.clear()
-        self.last_failure = reason
-        log.warning("%s: down: %s", self.name, reason)
+        self.last_failure, self.hint = reason, ""
+        self.since = time.time()
+        told = event(self._told[1], **self._subject)
+        log.warning("%s: down: %s", self.name, reason, extra=told)
         self._on_down(reason)
         if connection is not None:
             connection.close(reason)
