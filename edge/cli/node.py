@@ -3,20 +3,19 @@
 import math
 import os
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli import client, local
+from edge.cli import client, configured, local, making
 from edge.cli.arguments import NODE, Address, HostPort, Name, Route
 from edge.cli.main import Noun
 from edge.cli.output import ABSENT, Result, confirm, done, lines, listing, note, settings
 from edge.cli.resource import all_option, unnamed, yes_option
-from edge.errors import ConfigError, EdgeError, NetworkError
+from edge.errors import ConfigError, NetworkError
 
 if TYPE_CHECKING:
-    from edge.node.store import NodeRecord, Store
+    from edge.node.store import NodeRecord
 
 NONE = "there is no node"
 RESOURCES = ("transports", "secure_channel_listeners", "inlets", "outlets", "relays", "services")
@@ -28,7 +27,18 @@ def node() -> None:
 
 
 @node.command()
-@click.argument("name", type=NODE, required=False)
+@click.argument("name", metavar="[NAME|FILE|URL|YAML]", required=False)
+@click.option(
+    "--configuration", "--node-config", "inline", metavar="YAML", help="The configuration itself."
+)
+@click.option(
+    "--variable", "variables", multiple=True, metavar="NAME=VALUE",
+    help="A variable of the configuration; again for more.",
+)  # fmt: skip
+@click.option(
+    "--enrollment-ticket", "ticket", metavar="TICKET",
+    help="Enroll first: a ticket, a file or a URL; or in $ENROLLMENT_TICKET.",
+)  # fmt: skip
 @click.option("--identity", type=Name("identity"), help="Who the node is; made if it is missing.")
 @click.option(
     "-t", "--tcp-listener-address", "listener", type=Address(), default="127.0.0.1:0",
@@ -50,8 +60,13 @@ def node() -> None:
 @click.option(
     "-e", "--exit-on-eof", is_flag=True, help="End with standard input; needs --foreground."
 )
+@click.pass_context
 def create(
+    context: click.Context,
     name: str | None,
+    inline: str | None,
+    variables: tuple[str, ...],
+    ticket: str | None,
     identity: str | None,
     listener: HostPort,
     no_tcp_listener: bool,
@@ -65,19 +80,45 @@ def create(
     foreground: bool,
     exit_on_eof: bool,
 ) -> Result:
-    """Make a node and start it."""
+    """Make a node and start it: by its NAME, or with a configuration from a FILE, a URL, standard input
+    (-) or the argument itself. A second time, it becomes what the configuration says then."""
     if no_start and foreground:
         raise click.UsageError("--no-start and --foreground exclude each other")
-    if exit_on_eof and not foreground:
+    name, source = configured.find(name, inline)
+    config = configured.read(source, variables, name)
+    environment = os.environ.pop("ENROLLMENT_TICKET", None)  # whatever comes of it, no node gets it
+    ticket = ticket or environment
+    if (exit_on_eof or config.exit_on_eof) and not (foreground or config.foreground):
         raise click.UsageError("--exit-on-eof needs --foreground")
+    if no_start and (config.resources or config.policies):
+        raise click.UsageError("--no-start: what a node has can only be made while it runs")
+    plan = making.Plan(
+        name or config.name or f"node-{os.urandom(4).hex()}",
+        config,
+        identity or config.identity,
+        making.listener_of(context, config, None if no_tcp_listener else str(listener)),
+        {"keep_channel_key": True} if keep_channel_key or config.keep_channel_key else {},
+        foreground or config.foreground,
+        exit_on_eof or config.exit_on_eof,
+    )
+    if making.is_there(plan.name):
+        if source is None or no_start:
+            making.taken(plan.name)
+        making.again(plan, project)
+        return _running(plan.name, machine=plan.name)
+    fleet = not (authority_identity or no_project)
+    project = project or (config.project if fleet else None)
+    if (text := making.ticket_of(ticket, config)) is not None:
+        joined = making.enrolled(text, project, plan)
+        project = joined if fleet else project
     trusted = _trust(project, no_project, authority_identity, authority_route, credential_scope)
-    kept = trusted | ({"keep_channel_key": True} if keep_channel_key else {})
-    at = None if no_tcp_listener else str(listener)
-    name = name or f"node-{os.urandom(4).hex()}"
+    plan = plan._replace(kept=plan.kept | trusted)
     if no_start:
-        _recorded(name, identity, at, kept)
-        return Result(text=done(f"node {name} is made, and does not run"), machine=name)
-    return _made(name, identity, at, kept, foreground, exit_on_eof)
+        making.recorded(plan)
+        text = done(f"node {plan.name} is made, and does not run")
+        return Result(text=text, machine=plan.name)
+    making.make(plan)
+    return _running(plan.name, machine=plan.name)
 
 
 def _trust(
@@ -117,97 +158,11 @@ def on_demand(at: str | None) -> str:
     with local.store() as store:
         if at is not None or store.default_node() is not None:
             return client.node_name(at)
-    _made("default", None, None, _project(None), foreground=False, exit_on_eof=False)
+    from edge.config.file import NodeConfig  # noqa: PLC0415  (yaml)
+
+    making.make(making.Plan("default", NodeConfig("the command line"), kept=_project(None)))
     note("node default was made")
     return "default"
-
-
-def _made(
-    name: str,
-    identity: str | None,
-    at: str | None,
-    kept: dict[str, Any],
-    foreground: bool,
-    exit_on_eof: bool,
-) -> Result:
-    made = _recorded(name, identity, at, kept)
-    try:
-        _started(name, foreground=foreground, exit_on_eof=exit_on_eof)
-    except (EdgeError, OSError, KeyboardInterrupt):
-        _forget(name, made)
-        raise
-    return _running(name, machine=name)
-
-
-def _recorded(
-    name: str, identity: str | None, listener: str | None, kept: dict[str, Any]
-) -> str | None:
-    """Write the node down, and an identity where it is missing; the name of one made here."""
-    with local.store() as store:
-        if any(record.name == name for record in store.nodes()):
-            _taken(name)
-        wanted, made = _identity(store, identity)
-        try:
-            store.add_node(name, identity=wanted, listener=listener, settings=kept)
-        except ConfigError:
-            _drop_identity(store, made)
-            raise
-    return made
-
-
-def _taken(name: str) -> None:
-    raise ConfigError(
-        f"a node named {name} exists already",
-        hint=f"start it: ockam-edge node start {name}; or delete it: ockam-edge node delete {name}",
-    )
-
-
-def _identity(store: "Store", wanted: str | None) -> tuple[str, str | None]:
-    """The name of the node's identity, and again if it was made here."""
-    known = [record.name for record in store.identities()]
-    default = store.default_identity()
-    if wanted is None and default is not None:
-        return default.name, None
-    name = wanted or "default"
-    if name in known:
-        return name, None
-    from edge.node.clock import Clock  # noqa: PLC0415
-    from edge.node.identities import create_identity  # noqa: PLC0415
-
-    now = Clock(floor=store.time_floor()).now()
-    made = create_identity(store, local.home(), name, now=now, ask=local.ask)
-    note(f"identity {made.name} was made: {made.identifier}")
-    return made.name, made.name
-
-
-def _drop_identity(store: "Store", name: str | None) -> None:
-    if name is not None:
-        from edge.node.identities import delete_identity  # noqa: PLC0415
-
-        delete_identity(store, local.home(), name, ask=local.ask)
-
-
-def _forget(name: str, identity: str | None = None) -> None:
-    """Remove a node, its files, and an identity that was made for it."""
-    home = local.home()
-    with local.store() as store:
-        store.remove_node(name)
-        _drop_identity(store, identity)
-    for path in (home.log(name), home.lock(name), home.socket(name)):
-        with suppress(FileNotFoundError):
-            path.unlink()
-
-
-def _started(name: str, *, foreground: bool, exit_on_eof: bool = False) -> None:
-    """Start it in the background; or be it, and leave with its exit code."""
-    from edge.cli import spawn  # noqa: PLC0415  (subprocess, select)
-
-    if not foreground:
-        if (warning := spawn.background(local.home(), name)) is not None:
-            note(f"warning: {warning}")
-        return
-    status = spawn.foreground(local.home(), name, ask=local.ask, exit_on_eof=exit_on_eof)
-    raise click.exceptions.Exit(status)
 
 
 def _running(name: str, machine: str | None) -> Result:
@@ -230,7 +185,7 @@ def start(name: str | None, foreground: bool) -> Result:
             f"node {name} runs already, as process {found.pid}",
             hint=f"see it: ockam-edge node show {name}",
         )
-    _started(name, foreground=foreground)
+    making.start(name, foreground)
     return _running(name, machine=None)
 
 
@@ -285,7 +240,7 @@ def delete(name: str | None, all_: bool, yes: bool, force: bool) -> Result | Non
     confirm(f"Delete node {', '.join(names)} and everything it has?", yes=yes)
     for one in names:
         spawn.stop(local.home(), one, force=force)
-        _forget(one)
+        making.forget(one)
     text = "\n".join(done(f"node {one} is deleted") for one in names)
     items = [{"name": one} for one in names]
     return Result(text=text, machine="\n".join(names), json=items[0] if len(items) == 1 else items)

@@ -174,10 +174,17 @@ def enroll(
 ) -> Result:
     """Become a member by a TICKET: its text, a file, a URL, or - for standard input; without one,
     $ENROLLMENT_TICKET, or the systemd credential `ticket`. Twice is harmless."""
+    text = fleetwork.read_ticket(ticket)
+    return _enrolled(*join(text, project, identity, timeout, fetch=not skip_credential_issue))
+
+
+def join(
+    text: str | None, project: str | None, identity: str | None, timeout: int, *, fetch: bool = True
+) -> "tuple[Identity, Project, Credential | None]":
+    """Redeem the text of a ticket, within `timeout` milliseconds, and remember its project."""
     from edge.node.clock import Clock  # noqa: PLC0415
     from edge.node.trustcontext import keep_project, of_project  # noqa: PLC0415
 
-    text = fleetwork.read_ticket(ticket)
     with local.store() as store:
         code, joining = _joining(store, text, project)
         who = fleetwork.identity_of(store, identity, make=True)
@@ -185,14 +192,14 @@ def enroll(
             store,
             of_project(joining),
             who,
-            lambda client: _redeemed(client, code, fetch=not skip_credential_issue),
+            lambda client: _redeemed(client, code, fetch=fetch),
             timeout=timeout / 1000,
         )
         joining = fleetwork.followed(joining, authority)
         if credential is not None:
             _check_credential(credential, joining, who, Clock(floor=store.time_floor()))
         keep_project(store, joining)
-    return _enrolled(who, joining, credential)
+    return who, joining, credential
 
 
 def _joining(store: Any, text: str | None, name: str | None) -> tuple[bytes | None, "Project"]:

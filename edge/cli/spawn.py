@@ -46,13 +46,20 @@ def background(home: Home, name: str) -> str | None:
     return _wait_ready(home, name, process, reading)
 
 
-def foreground(home: Home, name: str, *, ask: Ask, exit_on_eof: bool) -> int:
-    """Be the node until it ends; its exit code. Raises what kept it from being ready."""
+def foreground(home: Home, name: str, *, ask: Ask, exit_on_eof: bool, prepare: Any = None) -> int:
+    """Be the node until it ends; its exit code. Raises what kept it from being ready. `prepare`: see
+    run_node()."""
     from edge.node.service import run_node  # noqa: PLC0415  (asyncio and all that a node is)
 
     reading, writing = os.pipe()
     status = run_node(
-        home, name, foreground=True, ready_fd=writing, ask=ask, exit_on_eof=exit_on_eof
+        home,
+        name,
+        foreground=True,
+        ready_fd=writing,
+        ask=ask,
+        exit_on_eof=exit_on_eof,
+        prepare=prepare,
     )
     said = _parsed(os.read(reading, 65536))
     os.close(reading)

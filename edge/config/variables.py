@@ -1,7 +1,7 @@
 """Variables in a configuration: `$NAME`, `${NAME}`, `${NAME:-otherwise}`, and `$$` for a dollar sign.
 
 A variable stands for a value, never for YAML: what a reference says is filled in after the text was
-parsed (decision 0013). For that each reference becomes a mark of the same length, so that places stay
+parsed (decision 0014). For that each reference becomes a mark of the same length, so that places stay
 what they are.
 """
 

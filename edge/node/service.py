@@ -20,7 +20,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ FILES = 65_536
 LOOK = 5.0
 """Seconds between two looks at what systemd should show."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+Prepare = Callable[[Node], Awaitable[None]]
 
 
 def run_node(
@@ -63,8 +64,10 @@ def run_node(
     log_format: str | None = None,
     ask: Callable[[str], str | None] | None = None,
     exit_on_eof: bool = False,
+    prepare: Prepare | None = None,
 ) -> int:
-    """Be the node `name` until a signal or a request ends it; returns the exit code.
+    """Be the node `name` until a signal or a request ends it; returns the exit code. `prepare` does
+    what is left to do before it is ready.
 
     In the foreground, without a `ready_fd`, errors of the start are raised.
     """
@@ -87,7 +90,7 @@ def run_node(
         _many_files()
         with _loop() as runner:
             node = Node(home, name, ask=ask, recent=recent, ration=ration)
-            runner.run(_serve(node, lock, ready_fd, exit_on_eof))
+            runner.run(_serve(node, lock, ready_fd, exit_on_eof, prepare))
     except (EdgeError, VaultError) as error:
         log.error(
             "the node %s could not be started: %s", name, error, extra=event("node-failed", error)
@@ -98,7 +101,9 @@ def run_node(
     return 0
 
 
-async def _serve(node: Node, lock: Lock, ready_fd: int | None, exit_on_eof: bool) -> None:
+async def _serve(
+    node: Node, lock: Lock, ready_fd: int | None, exit_on_eof: bool, prepare: Prepare | None
+) -> None:
     home, name = node.home, node.name
     systemd = Systemd()
     _heed_signals(node, systemd)
@@ -108,6 +113,8 @@ async def _serve(node: Node, lock: Lock, ready_fd: int | None, exit_on_eof: bool
     try:
         listener = await open_socket(node, path)
         lock.write(path)
+        if prepare is not None:
+            await prepare(node)
         if exit_on_eof:
             asyncio.get_running_loop().add_reader(0, _read_to_end, node)
         _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.presence.waiting_for})

@@ -1,6 +1,7 @@
 """A configuration: what each section says, and every mistake at its place."""
 # ruff: noqa: E501 - mistakes as they are printed, on one line
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,20 @@ from hypothesis import strategies as st
 from edge.config import file
 from edge.config.file import SECTIONS, NodeConfig, read
 from edge.config.mistakes import SHOWN, Mistakes
-from edge.config.resources import ChannelListener, Inlet, Outlet, Policy, Relay, Service
+from edge.config.resources import (
+    INLET,
+    LISTENER,
+    OUTLET,
+    POLICIES,
+    RELAY,
+    SERVICES,
+    ChannelListener,
+    Inlet,
+    Outlet,
+    Policy,
+    Relay,
+    Service,
+)
 from edge.config.values import HostPort
 
 ID = "I" + "ab" * 32
@@ -477,6 +491,14 @@ def test_any_text_is_a_configuration_or_mistakes(text: str) -> None:
         places = list(found.places.values())
     lines = sum(map(text.count, "\n\r\x85\u2028\u2029")) + 2
     assert all(1 <= place.line <= lines and place.column >= 1 for place in places)
+
+
+def test_the_documentation_names_every_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    everywhere = {*SECTIONS, *SERVICES, *RELAY, *OUTLET, *INLET, *POLICIES, *LISTENER} - {
+        "at", "expression",
+    }  # fmt: skip
+    assert {key for key in everywhere if f"`{key}`" not in text} == set()
 
 
 def test_the_table_of_sections_feeds_what_there_is() -> None:
