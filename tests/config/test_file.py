@@ -109,6 +109,7 @@ def test_json_is_yaml() -> None:
     [
         ("relay: a", ["a"]),
         ("relays: [a, b]", ["a", "b"]),
+        ("relays: {a: , b: }", ["a", "b"]),
         ("relays:\n  a:\n  b: {at: /ip4/10.0.0.1/tcp/4000/secure/api}", ["a", "b"]),
         ("relay:\n- a: {relay-address: x}\n- b", ["a", "b"]),
         ("relay: {at: /ip4/10.0.0.1/tcp/4000/secure/api}", ["default"]),
@@ -217,6 +218,10 @@ def test_the_same_policy_twice_is_harmless_where_two_kinds_share_a_name() -> Non
             ["1:33: policy: unknown key 'alow'; did you mean 'allow'?"],
         ),
         ("services: {hopp: }", ["1:12: services: unknown key 'hopp'; did you mean 'hop'?"]),
+        (
+            "tcp-outlet: {TLS: true}",
+            ["1:13: tcp-outlet: to is missing", "1:14: tcp-outlet: unknown key 'TLS'"],
+        ),
         # wrong indentation
         (
             "tcp-outlet:\n  to: $P:1\n  relay: db",

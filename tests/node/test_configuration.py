@@ -138,6 +138,26 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
     run(test, tmp_path)
 
 
+def test_a_peer_that_is_not_the_named_one_makes_a_change_fail(tmp_path: Path) -> None:
+    async def test(home: Home) -> None:
+        hub_id, gateway_id = make_node(home, "hub"), make_node(home, "n", None)
+        async with running(home, "hub", "n") as (hub, node):
+            text = f"relay: {{r: {{at: {address(hub)}/secure/api, authorized: %s}}}}"
+            found = await apply(node, text % gateway_id)
+            assert list(found) == [("relay", "r")]
+            assert found["relay", "r"].startswith("failed: relay/r: ")
+            assert (node.relays.entries, await sources(node)) == ({}, {})
+            assert await apply(node, text % hub_id) == {("relay", "r"): "added"}
+            # What was there before is there again, and comes up again.
+            found = await apply(node, text % gateway_id)
+            assert found["relay", "r"].startswith("failed: relay/r: ")
+            assert node.relays.entries["r"].spec["authorized"] == hub_id
+            await eventually(lambda: node.relays.things[0].session.up)
+            assert await sources(node) == {"relay/r": "file"}
+
+    run(test, tmp_path)
+
+
 def test_policies_of_a_file(tmp_path: Path) -> None:
     async def test(home: Home) -> None:
         make_node(home, "n", "0.0.0.0:0")
