@@ -88,8 +88,8 @@ def _version(text: str) -> str:
 NO_EFFECT = "has no effect here"
 NO_UDP = "is not supported: there is no UDP here"
 ON_COMMAND_LINE = "is not a key of the file: give it on the command line, as --"
-KAFKA = "Kafka is not supported (docs/out-of-scope.md)"
-INFLUXDB = "InfluxDB leases are not supported; a tcp-outlet reaches an InfluxDB server"
+KAFKA = "Kafka is not supported yet"
+INFLUXDB = "InfluxDB leases are out of scope; a tcp-outlet reaches an InfluxDB server"
 OTHER_FORM = "belongs to the older form of several nodes; one file describes one node here"
 
 SECTIONS: dict[str, Section] = {

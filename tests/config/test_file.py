@@ -379,12 +379,12 @@ def test_the_same_policy_twice_is_harmless_where_two_kinds_share_a_name() -> Non
         ),
         (
             "kafka-inlets: {a: {}}",
-            ["1:15: kafka-inlets: Kafka is not supported (docs/out-of-scope.md)"],
+            ["1:15: kafka-inlets: Kafka is not supported yet"],
         ),
         (
             "influxdb_outlet: x",
             [
-                "1:18: influxdb_outlet: InfluxDB leases are not supported; a tcp-outlet reaches an InfluxDB server"
+                "1:18: influxdb_outlet: InfluxDB leases are out of scope; a tcp-outlet reaches an InfluxDB server"
             ],
         ),
         ("launch-config: {}", ["1:16: launch-config: is gone since 0.150: use services"]),
