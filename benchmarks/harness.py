@@ -58,17 +58,23 @@ class Harness:
             return port
 
     def spawn(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: str
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        log: str,
+        order: str = "",
     ) -> subprocess.Popen[bytes]:
-        """A process in the background, in a group of its own, writing to a file in our folder."""
-        with open(self.folder / f"{log}.log", "ab") as out:
+        """A process in the background, in a group of its own, writing to a file in our folder. `order`
+        is what it reads on standard input: a secret has no place on a command line."""
+        with (
+            open(self.folder / f"{log}.log", "ab") as out,
+            tempfile.TemporaryFile(dir=self.folder) as given,
+        ):
+            given.write(order.encode())
+            given.seek(0)
             return subprocess.Popen(
-                command,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+                command, env=env, stdin=given, stdout=out, stderr=out, start_new_session=True
             )
 
     def run(

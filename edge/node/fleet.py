@@ -258,7 +258,7 @@ class Fleet:
         if self._channel is None or self._channel.closed:
             trust = only(context.identifier)
             self._channel = await self._node.connector.connect(
-                secured(context.route), trust_for=lambda position, count: trust
+                secured(context.route), trust_for=lambda position, count: trust, patient=True
             )
         return self._channel.channels[-1]
 

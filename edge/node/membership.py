@@ -170,7 +170,7 @@ class Membership:
         assert self.context.route is not None
         trust = only(self.context.identifier)
         connection = await self._connector.connect(
-            secured(self.context.route), trust_for=lambda position, count: trust
+            secured(self.context.route), trust_for=lambda position, count: trust, patient=True
         )
         try:
             channel = connection.channels[-1]

@@ -89,6 +89,8 @@ class Node:
         self.connections = Connections(self)
         self.channels = Channels(self)
         self.configuration = Configuration(self)
+        self.returning = False
+        """Whether listeners made now were there before the node stopped."""
         self.own_listener: str | None = None
         """The address of the listener that `node create` asked for."""
         self.presence = Presence(home, name, self.store, ask)
@@ -177,9 +179,12 @@ class Node:
                     resource.name,
                     extra=event("resource-unknown", kind=resource.kind, resource=resource.name),
                 )
+        self.returning = "port" in record.settings
         await self._listen(record)
+        self.returning = True
         for shelf in self.shelves:
             await shelf.restore()
+        self.returning = False
 
     async def _listen(self, record: NodeRecord) -> None:
         """The listener that `node create` asked for: at the port it had before, if that is free."""

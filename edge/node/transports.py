@@ -49,7 +49,13 @@ class Listeners(Shelf[LinkListener]):
         host, port = host_port(spec["address"])
         if not is_loopback(host):
             self.node.refuse_open_outlets(spec["address"])
-        listener = await links.listen(self.node.router, host, port, reach=self.node.wiring.plain)
+        listener = await links.listen(
+            self.node.router,
+            host,
+            port,
+            reach=self.node.wiring.plain,
+            returning=self.node.returning,
+        )
         spec["address"] = str(host_port(":".join(map(str, listener.address))))
         return listener
 

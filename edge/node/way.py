@@ -81,7 +81,9 @@ class Way:
         if membership is not None:
             await membership.ready(FIRST_CREDENTIAL)
         try:
-            connection = await self._node.connector.connect(self._to, trust_for=self._trust_for)
+            connection = await self._node.connector.connect(
+                self._to, trust_for=self._trust_for, patient=True
+            )
         except EdgeError as error:
             self.refusal = error if isinstance(error, TrustError | ConfigError) else None
             raise

@@ -109,16 +109,25 @@ class Connector:
     links: set[Link] = field(default_factory=set)
 
     async def connect(
-        self, to: Multiaddr, *, trust_for: TrustFor = trust_everyone, timeout: float = 15.0
+        self,
+        to: Multiaddr,
+        *,
+        trust_for: TrustFor = trust_everyone,
+        timeout: float = 15.0,
+        patient: bool = False,
     ) -> Connection:
-        """Connect and open every channel of `to`, in `timeout` seconds together.
+        """Connect and open every channel of `to`, in `timeout` seconds together. Whoever is patient
+        waits besides, up to link.ADMISSION seconds, for a busy node to accept it: giving up would only
+        put it at the end of the queue.
 
         Raises ConfigError for a multiaddr that means nothing here, NetworkError, TrustError.
         """
         made: list[Link | SecureChannel] = []
         try:
-            async with asyncio.timeout(timeout):
-                connection = await self._walk(to, trust_for, timeout, made)
+            async with asyncio.timeout(timeout) as limit:
+                connection = await self._walk(
+                    to, trust_for, timeout, made, limit if patient else None
+                )
         except BaseException as error:
             for part in reversed(made):
                 part.close("the connection was not completed")
@@ -130,7 +139,12 @@ class Connector:
         return connection
 
     async def _walk(
-        self, to: Multiaddr, trust_for: TrustFor, timeout: float, made: list[Link | SecureChannel]
+        self,
+        to: Multiaddr,
+        trust_for: TrustFor,
+        timeout: float,
+        made: list[Link | SecureChannel],
+        limit: asyncio.Timeout | None,
     ) -> Connection:
         count = sum(name == "secure" for name, _ in to.components)
         route: list[Address] = []
@@ -144,6 +158,7 @@ class Connector:
                 link = await links.connect(self.router, value, port, timeout=timeout)
                 self._keep(link)
                 made.append(link)
+                await _admitted(link, timeout, limit)
                 route = [Address(0, link.address)]
             elif name == "secure":
                 last = len(channels) + 1 == count
@@ -192,6 +207,19 @@ class Connector:
         if not rest or rest[0][0] != "tcp":
             raise ConfigError(f"{to}: /{name}/… must be followed by /tcp/PORT")
         return int(rest.pop(0)[1])
+
+
+async def _admitted(link: Link, timeout: float, limit: asyncio.Timeout | None) -> None:
+    """Wait until the node at the other end has accepted `link`. Nothing is sent before: it would only
+    be work for a node that has too much of it, and for nobody where we have given up. With a `limit`
+    the time does not run meanwhile. Raises NetworkError."""
+    if limit is None:
+        await link.admitted()
+        return
+    loop = asyncio.get_running_loop()
+    limit.reschedule(None)  # the link ends by itself after ADMISSION
+    await link.admitted()
+    limit.reschedule(loop.time() + timeout)
 
 
 _HINTS = {

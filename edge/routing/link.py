@@ -20,7 +20,9 @@ from typing import NamedTuple, cast
 
 from edge.errors import DecodeError, EdgeError, NetworkError
 from edge.events import event
+from edge.routing.accepting import QUEUE, Accepting
 from edge.routing.hop import Buffer, Flow, Gate, Message, fresh_buffer
+from edge.routing.pace import Pace
 from edge.routing.router import Router
 from edge.wire.frame import Frames
 from edge.wire.message import TRANSPORT_TAIL, TransportReader, transport_parts
@@ -35,6 +37,8 @@ HIGH, LOW = 64 * 1024, 0
 """Bytes queued behind a full kernel buffer: where the gate shuts and where it opens again."""
 GREETING = 5.0
 """Seconds that a peer has for its version byte, as an Elixir node gives (01 §1.1)."""
+ADMISSION = 60.0
+"""The same where we connect: a busy node greets when it accepts (accepting.py)."""
 STARTED, SLOWEST = 10.0, 1024
 """Seconds that a started frame may take, and one more for so many bytes of it."""
 STALLED = 30.0
@@ -62,7 +66,9 @@ class Link(asyncio.BufferedProtocol, Flow):
         *,
         reach: Container[bytes] = frozenset(),
         closed: Callable[[Link], None] | None = None,
+        greeting: float | None = None,
     ) -> None:
+        """`greeting`: seconds that the peer has for its version byte; GREETING where it comes to us."""
         Flow.__init__(self)
         self.parent = reach
         self.gate = Gate()
@@ -70,6 +76,8 @@ class Link(asyncio.BufferedProtocol, Flow):
         self.closed = False
         self.remote = ""
         self.greeted = False
+        self._patience = greeting
+        self._admission: asyncio.Future[None] | None = None
         self.started: float | None = None
         self._started_with = 0
         self.received = self.sent = self.dropped = 0
@@ -124,7 +132,8 @@ class Link(asyncio.BufferedProtocol, Flow):
         self.seen = self._loop.time()
         self._router.add(self.address, self)
         self._transport.write(VERSION)
-        self._greeting = self._loop.call_later(GREETING, self._no_greeting)
+        patience = GREETING if self._patience is None else self._patience
+        self._greeting = self._loop.call_later(patience, self._no_greeting)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._frames.get_buffer(RECEIVE)
@@ -153,6 +162,7 @@ class Link(asyncio.BufferedProtocol, Flow):
             return
         if not self.greeted:
             self.greeted = True
+            self._decided()
             self._greeting.cancel()
         if not self._frames.pending:
             self.started = None
@@ -261,6 +271,22 @@ class Link(asyncio.BufferedProtocol, Flow):
     def unfinished(self) -> int:
         return self._frames.pending
 
+    async def admitted(self) -> None:
+        """Wait until the peer has accepted us, which its version byte says. Raises NetworkError where
+        the link ends before."""
+        if not self.greeted and not self.closed:
+            self._admission = self._loop.create_future()
+            await self._admission
+        if not self.greeted:
+            raise NetworkError(
+                f"{self.remote} accepted no connection: {self.gate.reason}",
+                hint="it may be too busy, or no node at all",
+            )
+
+    def _decided(self) -> None:
+        if self._admission is not None and not self._admission.done():
+            self._admission.set_result(None)
+
     def _no_greeting(self) -> None:
         if not self.greeted:
             self.close("no version byte")
@@ -279,6 +305,7 @@ class Link(asyncio.BufferedProtocol, Flow):
         if self._stall is not None:
             self._stall.cancel()
         self.forget()
+        self._decided()
         pressed, self._pressed = self._pressed, set()
         for link in pressed:
             link.release(self)
@@ -295,10 +322,10 @@ class LinkListener:
         self.links: set[Link] = set()
         self.address: tuple[str, int] | str = ""
         self.refused = 0
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | Accepting | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
-    def start(self, server: asyncio.Server) -> None:
+    def start(self, server: asyncio.Server | Accepting) -> None:
         self._server = server
         name = server.sockets[0].getsockname()
         self.address = name if isinstance(name, str) else (name[0], name[1])
@@ -360,23 +387,27 @@ def _most_links() -> int:
 
 
 async def listen(
-    router: Router, host: str, port: int, *, reach: Container[bytes], limits: Limits | None = None
+    router: Router,
+    host: str,
+    port: int,
+    *,
+    reach: Container[bytes],
+    limits: Limits | None = None,
+    returning: bool = False,
 ) -> LinkListener:
-    """Listen for nodes. Port 0 picks a free one. Raises NetworkError where that cannot be."""
+    """Listen for nodes. Port 0 picks a free one. `returning`: we were there before, and whoever was
+    connected then comes back now (pace.py). Raises NetworkError where that cannot be."""
     listener = LinkListener(limits or Limits(links=_most_links()))
     sock = _bound(host, port)
     # Keep-alive, which stock leaves off here, so that a vanished peer gives its relay name back.
     _tune(sock, 10, 5, 2)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: listener.accept(router, reach), sock=sock, backlog=512
-    )
-    listener.start(server)
+    pace = Pace(asyncio.get_running_loop().time() if returning else None)
+    listener.start(Accepting(sock, lambda: listener.accept(router, reach), pace))
     return listener
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises NetworkError."""
+    """A socket that listens. Raises NetworkError."""
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except OSError:
@@ -390,6 +421,7 @@ def _bound(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
+        sock.listen(QUEUE)
     except OSError as error:
         sock.close()
         raise NetworkError(
@@ -436,7 +468,7 @@ async def connect(
     try:
         async with asyncio.timeout(timeout):
             transport, link = await loop.create_connection(
-                lambda: Link(router, reach=reach), host, port
+                lambda: Link(router, reach=reach, greeting=ADMISSION), host, port
             )
     except TimeoutError:
         raise NetworkError(f"{where} did not answer within {timeout:g} s") from None

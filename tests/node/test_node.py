@@ -295,6 +295,23 @@ def test_what_cannot_be_restored_is_tried_again(
     run(test, tmp_path)
 
 
+def test_a_listener_that_was_there_before_lets_the_herd_in_slowly(tmp_path: Path) -> None:
+    def slow(node: Node) -> list[bool]:
+        return [listener._server._pace._began is not None for listener in node.listeners.things]
+
+    async def test(home: Home) -> None:
+        make_node(home, "n")
+        async with running(home, "n") as (node,):
+            await node.listeners.create({"address": "127.0.0.1:0"})
+            assert slow(node) == [False, False], "nobody comes back to what was never there"
+        async with running(home, "n") as (node,):
+            assert slow(node) == [True, True]
+            await node.listeners.create({"address": "127.0.0.1:0"})
+            assert slow(node) == [True, True, False]
+
+    run(test, tmp_path)
+
+
 def test_a_listener_takes_another_port_where_its_own_is_taken(tmp_path: Path) -> None:
     async def test(home: Home) -> None:
         make_node(home, "n")

@@ -1,11 +1,15 @@
 """Connection and Connector: a multiaddr becomes a link with channels in it."""
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from edge.channel.trust import Trust, everyone, only
 from edge.errors import ConfigError, NetworkError, TrustError
+from edge.routing import link as links
 from edge.routing.connection import Connection
 from edge.routing.link import Link
 from edge.routing.secure import SecureChannel
@@ -158,3 +162,80 @@ def test_a_connection_of_nothing() -> None:
     connection.close()
     assert Multiaddr.parse("self").components == (("secure", "api"),)
     assert not isinstance(connection.flow, SecureChannel)
+
+
+@asynccontextmanager
+async def queue() -> AsyncIterator[tuple[str, socket.socket]]:
+    """A port whose kernel takes connections that nobody accepts, as at a node that is busy."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(16)
+        sock.setblocking(False)
+        yield f"/ip4/127.0.0.1/tcp/{sock.getsockname()[1]}", sock
+
+
+@play_both
+async def test_nothing_is_sent_before_the_other_node_has_accepted(net: Net) -> None:
+    node = net.node("node")
+    before = node.traces()
+    async with queue() as (at, sock):
+        with pytest.raises(NetworkError, match="did not answer within"):
+            await node.connect(at + "/secure/api", timeout=0.4)
+        theirs, _ = sock.accept()
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        assert await loop.sock_recv(theirs, 100) == b"\x01", "its version byte, and no handshake"
+        assert await loop.sock_recv(theirs, 100) == b"", "and it is gone"
+        theirs.close()
+    assert node.traces() == before
+
+
+@play_both
+async def test_the_patient_wait_to_be_accepted(net: Net) -> None:
+    hub, node = await net.hub(), net.node("node")
+    async with queue() as (at, sock):
+        task = asyncio.create_task(node.connect(at + "/secure/api", timeout=1, patient=True))
+        await asyncio.sleep(1.2)
+        assert not task.done(), "longer than the second that opening may take"
+        theirs, _ = sock.accept()
+        loop = asyncio.get_running_loop()
+        accept = hub.listener.accept
+        await loop.connect_accepted_socket(lambda: accept(hub.router, hub.wiring.plain), theirs)
+        connection = await task
+        assert connection.peer == hub.identifier
+
+
+@play_both
+async def test_patience_has_an_end(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "ADMISSION", 0.1)
+    node = net.node("node")
+    before = node.traces()
+    async with queue() as (at, _):
+        with pytest.raises(NetworkError, match="accepted no connection") as caught:
+            await node.connect(at, timeout=5, patient=True)
+        assert "busy" in caught.value.hint
+    assert node.traces() == before
+
+
+@play_both
+async def test_a_node_that_goes_while_we_wait(net: Net) -> None:
+    node = net.node("node")
+    async with queue() as (at, sock):
+        task = asyncio.create_task(node.connect(at, patient=True))
+        await asyncio.sleep(0.1)
+        sock.accept()[0].close()
+        with pytest.raises(NetworkError, match="accepted no connection"):
+            await task
+
+
+@play
+async def test_who_is_patient_has_limited_time_once_accepted(net: Net) -> None:
+    node = net.node("node")
+    async with queue() as (at, sock):
+        task = asyncio.create_task(node.connect(at + "/secure/api", timeout=0.3, patient=True))
+        await asyncio.sleep(0.1)
+        theirs, _ = sock.accept()
+        theirs.send(b"\x01")
+        with pytest.raises(NetworkError, match=r"within 0\.3 s"):
+            await asyncio.wait_for(task, 8)
+        theirs.close()

@@ -148,7 +148,7 @@ async def test_addresses_of_one_flow_are_not_those_of_another(net: Net) -> None:
     node.router.add(b"private", box)
     mine.reach.add(b"private")
     await node.channel(Route.of(mine.address, "api"))
-    await until(lambda: hub.api.channels)
+    await until(lambda: hub.api.channels and len(hub.listener.links) == 2)
     (channel,) = hub.api.channels
     by_peer = [link for link in hub.listener.links if link is not channel.link]
     for secret in (channel.address, channel.link.address, by_peer[0].address, b"private"):
