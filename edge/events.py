@@ -60,6 +60,10 @@ EVENTS: dict[str, Event] = {
         "a local connection took no bytes and was cut",
         "look at the service or client: it does not read what is sent to it",
     ),
+    "descriptors-gone": Event(
+        "the process has no descriptors left; new connections wait",
+        "raise the limit of open files (LimitNOFILE= of the unit, or ulimit -n)",
+    ),
     "relay-registered": Event("somebody registered a name here, as at a hub"),
     "relay-refused": Event(
         "somebody may not register a name here",

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from edge.events import event
 from edge.routing.pace import Pace
 
 log = logging.getLogger("edge.link")
@@ -105,7 +106,11 @@ class Accepting:
             self._again(now)
             return
         if not self.short:
-            log.error("no more connections can be accepted: %s", error.strerror)
+            log.error(
+                "no more connections can be accepted: %s",
+                error.strerror,
+                extra=event("descriptors-gone", error),
+            )
         self.short = True
         self._again(now + FULL)
 

@@ -152,9 +152,7 @@ class Link(asyncio.BufferedProtocol, Flow):
                     self.dropped += 1
                     log.debug("link %s: a message was dropped: %s", self.remote, error)
                 except Exception:
-                    log.exception(
-                        "link %s: a bug below a frame", self.remote, extra=event("bug")
-                    )
+                    log.exception("link %s: a bug below a frame", self.remote, extra=event("bug"))
                 if self.closed:
                     return
         except DecodeError as error:
