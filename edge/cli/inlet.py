@@ -71,7 +71,7 @@ def create(
 ) -> Result:
     """Listen on a local port and carry what arrives to an outlet."""
     way = _way(to, via)
-    node = on_demand(at)
+    node = on_demand(at, way)
     body = {
         "name": alias or name,
         "from": str(bind),

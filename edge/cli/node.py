@@ -1,8 +1,6 @@
 """`node`: the process that everything runs in."""
 
-import math
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +8,8 @@ import click
 from edge.cli import client, configured, local, making
 from edge.cli.arguments import NODE, Address, HostPort, Name, Route
 from edge.cli.main import Noun
-from edge.cli.output import ABSENT, Result, confirm, done, lines, listing, note, settings
+from edge.cli.nodetext import RESOURCES, block
+from edge.cli.output import ABSENT, Result, confirm, done, listing, note, settings
 from edge.cli.resource import all_option, unnamed, yes_option
 from edge.errors import ConfigError, NetworkError
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from edge.node.store import NodeRecord
 
 NONE = "there is no node"
-RESOURCES = ("transports", "secure_channel_listeners", "inlets", "outlets", "relays", "services")
 
 
 @click.group("node", cls=Noun)
@@ -152,15 +150,22 @@ def _project(wanted: str | None) -> dict[str, Any]:
     return {} if found is None else {"project": found.name}
 
 
-def on_demand(at: str | None) -> str:
+def on_demand(at: str | None, route: str = "") -> str:
     """The name of the node to make something on: the one that is named, the default one, or, where
-    there is none at all, one that is made now. It listens nowhere."""
+    there is none at all, one that is made now. It listens nowhere. Raises ConfigError where `route`
+    goes through a project and there is none: a node made now would never belong to one."""
     with local.store() as store:
         if at is not None or store.default_node() is not None:
             return client.node_name(at)
+    kept = _project(None)
+    if route.startswith("/project/") and not kept:
+        raise ConfigError(
+            "this machine belongs to no project",
+            hint="enroll first: ockam-edge project enroll TICKET; or give the whole route",
+        )
     from edge.config.file import NodeConfig  # noqa: PLC0415  (yaml)
 
-    making.make(making.Plan("default", NodeConfig("the command line"), kept=_project(None)))
+    making.make(making.Plan("default", NodeConfig("the command line"), kept=kept))
     note("node default was made")
     return "default"
 
@@ -298,7 +303,7 @@ def show(name: str | None) -> Result:
     if not _all():
         return Result(text=f"    {NONE}", json=[])
     found = _resources(client.node_name(name))
-    return Result(text=_block(found), json=found)
+    return Result(text=block(found), json=found)
 
 
 def _resources(name: str) -> dict[str, Any]:
@@ -325,55 +330,3 @@ def _stored(name: str, state: dict[str, Any]) -> dict[str, Any]:
         "status_endpoint_address": None,
         **{kind: [] for kind in RESOURCES},
     }
-
-
-def _block(found: dict[str, Any]) -> str:
-    pid = f", process {found['pid']}" if found.get("pid") else ""
-    text = lines(
-        {
-            "Node": found["name"],
-            "Status": f"{found['status']}{pid}",
-            "Identity": f"{found['identity_name']} {found.get('identifier', '')}".strip(),
-            "Route": found["route"]["short"],
-            "Address": found["route"].get("verbose"),
-            "Vault": _vault(found.get("vault") or {}),
-            "Warning": _warning(found),
-        }
-    )
-    for kind in RESOURCES:
-        items = found.get(kind) or []
-        if items:
-            text += f"\n    {kind.replace('_', ' ').capitalize()}:"
-            text += "".join(f"\n      {_one(item)}" for item in items)
-    return text
-
-
-def _vault(found: dict[str, Any]) -> str | None:
-    """The state of a token, and what to do about it; a file needs no words."""
-    if "module" not in found:
-        return None
-    token = f"token {found['token']}, serial {found['serial']}" if found["token"] else "the token"
-    said = f"{token}, in {found['module']}: {found['state']}"
-    if found["state"] != "present":
-        said += f" since {found['since']}"
-    until = found["attested_until"]
-    said += f"; channels until {until}" if until else "; no channels yet"
-    said += f"; {found['signatures']} signatures, {found['logins']} logins"
-    if found["error"]:
-        said += f"; {found['error']}" + (f" ({found['hint']})" if found["hint"] else "")
-    return said
-
-
-def _warning(found: dict[str, Any]) -> str | None:
-    name = found["identity_name"]
-    if found.get("identity_behind"):
-        return f"{name} was rotated, and this node cannot follow: {found['identity_behind']}"
-    if time.time() >= found.get("rotation_due", math.inf):
-        return f"the key of {name} is old: ockam-edge identity rotate {name}"
-    return None
-
-
-def _one(item: Any) -> str:
-    if not isinstance(item, dict):
-        return str(item)
-    return ", ".join(f"{key} {value}" for key, value in item.items() if value not in (None, "", []))

@@ -65,7 +65,7 @@ def create(
     no_connection_wait: bool,
 ) -> Result:
     """Register this node at a hub; others reach it there as forward_to_NAME."""
-    node = on_demand(at)
+    node = on_demand(at, hub)
     body = {
         "name": name,
         "at": client.resolved(hub),

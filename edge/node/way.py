@@ -36,11 +36,16 @@ def expanded(node: Node, to: Multiaddr) -> tuple[Multiaddr, Identifier | None]:
     wanted = to.components[0][1]
     context = node.fleet.context
     project = context.project if context is not None else None
-    if project is None or wanted not in ("default", project.name, project.id):
-        ours = f"it belongs to {project.name}" if project is not None else "it belongs to none"
+    if project is None:
         raise ConfigError(
-            f"node {node.name} does not belong to the project {wanted}: {ours}",
-            hint="make a node after enrolling: ockam-edge node create --project NAME",
+            f"node {node.name} belongs to no project",
+            hint="a node joins the project that the machine is in when it is made: enroll, then "
+            f"ockam-edge node delete {node.name} and ockam-edge node create {node.name}",
+        )
+    if wanted not in ("default", project.name, project.id):
+        raise ConfigError(
+            f"node {node.name} belongs to the project {project.name}, not to {wanted}",
+            hint=f"make one there: ockam-edge node create NAME --project {wanted}",
         )
     route = secured(project.access_route)
     return Multiaddr((*route.components, *to.components[1:])), project.identifier

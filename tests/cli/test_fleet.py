@@ -464,3 +464,21 @@ def test_a_vault_that_is_named_is_not_ignored(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "vault" in said
     assert json.loads(hub.do("node", "list")) == []
+
+
+def test_what_needs_a_project_makes_no_node_before_there_is_one(device: Here) -> None:
+    for command in (("relay", "create"), ("tcp-inlet", "create", "--to", "postgres")):
+        assert "project enroll TICKET" in device.refused(*command)
+    assert device.do("node", "list") == "[]"
+
+
+def test_a_node_made_before_enrolling_says_what_to_do(hub: Machine, device: Here) -> None:
+    device.do("node", "create", "early", "--no-tcp-listener")
+    device.do("project", "enroll", hub.do("project", "ticket", "--relay", "early"))
+    said = device.refused("relay", "create", "early")
+    assert "node early belongs to no project" in said
+    assert "node delete early" in said
+    assert "node create early" in said
+    device.do("node", "delete", "early", "--yes")
+    device.do("node", "create", "early", "--no-tcp-listener")
+    assert device.do("relay", "create", "early") == "/service/forward_to_early"

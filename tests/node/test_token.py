@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edge.cli.node import _block
+from edge.cli.nodetext import block
 from tests.tokens.environments import SoftHsm
 from tests.tokens.nodes import GATEWAY, Nodes, Pinger, echo
 
@@ -91,7 +91,7 @@ def test_it_goes_and_comes_back_while_a_tunnel_carries_data(place: Place) -> Non
                 gone = place.vault
                 assert "edge" in gone["error"]
                 assert gone["hint"]
-                assert f"gone since {gone['since']}" in _block(nodes.show())
+                assert f"gone since {gone['since']}" in block(nodes.show())
                 eventually(lambda: "new channels are refused" in nodes.log.read_text())
                 assert not place.opens_a_channel()
             eventually(lambda: place.vault["state"] == "present")
