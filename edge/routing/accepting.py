@@ -1,7 +1,7 @@
 """Accepting: takes connections from the kernel's queue at a pace, and greets each.
 
 asyncio's own server takes all that wait in one turn of the loop: after a restart that is the whole
-fleet, whose handshakes then keep everybody waiting until the first ones give up and begin anew.
+fleet, whose handshakes then keep everybody waiting, on a busy machine until the first ones give up.
 """
 
 from __future__ import annotations
