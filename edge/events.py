@@ -135,6 +135,11 @@ EVENTS: dict[str, Event] = {
     ),
     "store-failed": Event("something could not be written to the disk", DISK),
     "clock-not-taken": Event("the clock was set, and our key could not be attested anew", CLOCK),
+    "status-endpoint-failed": Event(
+        "the status endpoint cannot listen",
+        "stop what uses its port, or choose another one with --status-endpoint",
+    ),
+    "status-endpoint-up": Event("the status endpoint listens", ends=("status-endpoint-failed",)),
     "request-invalid": Event("what came over the node's own socket is no request", REPORT),
     "bug": Event("something that must not happen", REPORT),
     "authority-refused": Event("an authority refused a request", ENROLLERS),

@@ -88,7 +88,7 @@ def test_vaults_know_nothing_of_the_node() -> None:
         assert not any(name.split(".")[0] == "edge" for name in imports(path)), path
 
 
-@pytest.mark.parametrize("module", ["serial", "systemd"])
+@pytest.mark.parametrize("module", ["prometheus_client", "serial", "systemd"])
 def test_a_device_library_has_one_door(module: str) -> None:
     users = [
         path

@@ -20,6 +20,7 @@ MISUSED = 64
 
 # noun -> where its group is, and its line in the help
 NOUNS = {
+    "status": ("edge.cli.status:status", "What runs here, how it is, and what to do about it"),
     "identity": ("edge.cli.identity:identity", "Who this machine is: keys and their histories"),
     "vault": ("edge.cli.vault:vault", "Where private keys live: a file, or a token"),
     "hsm": ("edge.cli.hsm:hsm", "Tokens, and the keys in them"),

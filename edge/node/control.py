@@ -20,6 +20,7 @@ from typing import Any, cast
 from edge.errors import DecodeError, EdgeError, NetworkError, TrustError
 from edge.events import event
 from edge.identity.history import Identifier
+from edge.node import status
 from edge.node.fields import Fields
 from edge.node.node import Node
 from edge.node.policies import Policy, check_type, read, shown
@@ -63,6 +64,7 @@ class Control:
         }
         self._others: dict[tuple[Method, str], Callable[[Any], Awaitable[Any]]] = {
             (Method.GET, "node"): self._show,
+            (Method.GET, "node/status"): self._status,
             (Method.POST, "node/stop"): self._stop,
             (Method.POST, "node/identity"): self._follow,
             (Method.POST, "message"): self._send,
@@ -135,6 +137,9 @@ class Control:
 
     async def _show(self, body: Any) -> Any:
         return await self._node.show()
+
+    async def _status(self, body: Any) -> Any:
+        return status.status(self._node)
 
     async def _stop(self, body: Any) -> Any:
         """Confirmed first: the process ends when this answer is on its way."""

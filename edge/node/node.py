@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.channel.handshake import Presentation
 from edge.channel.trust import Trust, everyone
@@ -47,6 +48,9 @@ from edge.routing.secure import SecureChannel
 from edge.routing.services import Echo, Uppercase
 from edge.tasks import keep_running
 from edge.wire.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from edge.node.http import Endpoint
 
 log = logging.getLogger("edge.node")
 
@@ -98,6 +102,7 @@ class Node:
         self.recent = recent or Recent()
         self.ration = ration
         self.started_at: float | None = None
+        self.endpoint: Endpoint | None = None
         self._given_clock = clock
         self._stored: dict[Identifier, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +128,7 @@ class Node:
             raise
 
     async def _start(self) -> None:
+        self.started_at = time.time()
         await self.store.open()
         record = await self.store.call(Store.node, self.name)
         self.clock = self._given_clock or Clock(
@@ -149,10 +155,28 @@ class Node:
         await self._restore(record)
         if record.wanted != "running":
             await self.store.call(Store.set_wanted, self.name, "running")
+        await self._open_endpoint(record)
         self.spawn(self.presence.watch_clock(), "watch the clock")
         self.spawn(self.presence.follower.keep(), "follow rotations")
         self.spawn(self.presence.settle_keys(), "settle keys")
         self.spawn(self._sweep_members(), "sweep members")
+
+    async def _open_endpoint(self, record: NodeRecord) -> None:
+        if (address := record.settings.get("status_endpoint")) is not None:
+            from edge.node.http import Endpoint  # noqa: PLC0415 - where it is asked for
+
+            self.endpoint = Endpoint(self, address)
+            await self.endpoint.start()
+
+    @property
+    def status_endpoint(self) -> str | None:
+        """Where it is, while it listens."""
+        return None if self.endpoint is None else self.endpoint.address
+
+    @property
+    def relay_service(self) -> RelayService | None:
+        """Where others register their names."""
+        return self._relay_service
 
     def _build(self) -> None:
         """What every node has (01 §5.5)."""
@@ -214,6 +238,8 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stopping.set()
+        if self.endpoint is not None:
+            await self.endpoint.close()
         above = (self.inlets, self.relays, self.outlets, self.channels, self.channel_listeners)
         for shelf in above:
             await shelf.close()
@@ -472,7 +498,7 @@ class Node:
             "status": "running",
             "pid": os.getpid(),
             "route": route,
-            "status_endpoint_address": None,
+            "status_endpoint_address": self.status_endpoint,
             "listening": listening,
             "transports": self.listeners.list() + self.connections.list(),
             "secure_channel_listeners": listeners,

@@ -117,7 +117,7 @@ async def _serve(
             await prepare(node)
         if exit_on_eof:
             asyncio.get_running_loop().add_reader(0, _read_to_end, node)
-        _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": node.presence.waiting_for})
+        _say(ready_fd, {"ready": True, "pid": os.getpid(), "warning": _warning(node)})
         identifier = node.identity.history.identifier
         log.info("the node %s is ready, as %s", name, identifier, extra=event("node-ready"))
         gc.collect()
@@ -130,6 +130,12 @@ async def _serve(
         await control.close()
         await node.close()
         log.info("the node %s has stopped", name, extra=event("node-stopped"))
+
+
+def _warning(node: Node) -> str | None:
+    """What the start did not fail by, and people should know."""
+    endpoint = node.endpoint.failure if node.endpoint is not None else None
+    return "; ".join(filter(None, [node.presence.waiting_for, endpoint])) or None
 
 
 async def _stay(node: Node, systemd: Systemd) -> None:
