@@ -13,7 +13,7 @@ PYTHON_PACKAGES := $(if $(filter-out /usr/bin/% /bin/%,$(FOUND)),,python3 python
 BUILD_PACKAGES := gcc libc6-dev pkg-config libsystemd-dev
 TOKEN_PACKAGES := softhsm2 opensc openssl swtpm swtpm-tools tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 \
 	libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 libnss3 libnss3-tools dbus gcc libc6-dev mmdebstrap
-TEST_PACKAGES := iproute2 postgresql procps strace $(TOKEN_PACKAGES)
+TEST_PACKAGES := chromium-headless-shell iproute2 postgresql procps strace $(TOKEN_PACKAGES)
 DEMO_PACKAGES := softhsm2 opensc iproute2 postgresql
 BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 postgresql openssh-server openssh-client
 

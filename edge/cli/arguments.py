@@ -9,13 +9,15 @@ from edge.config.values import (
     parse_duration,
     parse_host_port,
     parse_identifier,
+    parse_loopback,
     parse_name,
     parse_route,
     parse_target,
 )
 
 __all__ = [
-    "NODE", "SERVICE", "Address", "Duration", "HostPort", "Identifier", "Name", "Route", "Target",
+    "NODE", "SERVICE", "Address", "Duration", "HostPort", "Identifier", "Loopback", "Name", "Route",
+    "Target",
     "parse_duration", "parse_host_port", "parse_name",
 ]  # fmt: skip
 
@@ -45,6 +47,15 @@ class Address(_Type):
 
     def parse(self, text: str) -> HostPort:
         return parse_host_port(text)
+
+
+class Loopback(_Type):
+    """An address of this machine only."""
+
+    name = "host:port"
+
+    def parse(self, text: str) -> HostPort:
+        return parse_loopback(text)
 
 
 class Target(_Type):

@@ -40,6 +40,19 @@ def listener_of(context: click.Context, config: "NodeConfig", given: str | None)
     return given if config.listener is None else str(config.listener)
 
 
+def kept(
+    config: "NodeConfig", keep_channel_key: bool, endpoint: Any, log_format: str | None
+) -> dict[str, Any]:
+    """The settings of the node that are not of its fleet."""
+    endpoint = endpoint or config.status_endpoint
+    found = {
+        "keep_channel_key": keep_channel_key or config.keep_channel_key or None,
+        "status_endpoint": None if endpoint is None else str(endpoint),
+        "log_format": log_format or config.log_format,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def ticket_of(given: str | None, config: "NodeConfig") -> str | None:
     """Its text: what was given, or what the file says, or a systemd credential."""
     from edge.cli import fleetwork  # noqa: PLC0415
@@ -76,6 +89,11 @@ def again(plan: Plan, project: str | None) -> None:
         "identity": (plan.identity, record.identity),
         "project": (project or config.project, record.settings.get("project")),
         "tcp-listener-address": (config.listener and str(config.listener), record.listener),
+        "status-endpoint": (
+            config.status_endpoint and str(config.status_endpoint),
+            record.settings.get("status_endpoint"),
+        ),
+        "log-format": (config.log_format, record.settings.get("log_format")),
         "no-tcp-listener": ("none" if config.no_listener else None, record.listener or "none"),
     }
     for key, (wanted, there) in asks.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli import client, configured, local, making
-from edge.cli.arguments import NODE, Address, HostPort, Name, Route
+from edge.cli.arguments import NODE, Address, HostPort, Loopback, Name, Route
 from edge.cli.main import Noun
 from edge.cli.nodetext import RESOURCES, block
 from edge.cli.output import ABSENT, Result, confirm, done, listing, note, settings
@@ -48,6 +48,13 @@ def node() -> None:
     is_flag=True,
     help="Present the same channel key after a restart: it is kept, sealed, on the disk.",
 )
+@click.option(
+    "--status-endpoint", "endpoint", type=Loopback(),
+    help="Where it shows its status, health and metrics by HTTP, to this machine only.",
+)  # fmt: skip
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="How lines of its log look."
+)
 @click.option("--project", metavar="NAME", help="Its fleet; without it, the default project.")
 @click.option("--no-project", is_flag=True, help="It belongs to no fleet.")
 @click.option("--authority-identity", metavar="HEX", help="Whose credentials count: its history.")
@@ -69,6 +76,8 @@ def create(
     listener: HostPort,
     no_tcp_listener: bool,
     keep_channel_key: bool,
+    endpoint: HostPort | None,
+    log_format: str | None,
     project: str | None,
     no_project: bool,
     authority_identity: str | None,
@@ -95,7 +104,7 @@ def create(
         config,
         identity or config.identity,
         making.listener_of(context, config, None if no_tcp_listener else str(listener)),
-        {"keep_channel_key": True} if keep_channel_key or config.keep_channel_key else {},
+        making.kept(config, keep_channel_key, endpoint, log_format),
         foreground or config.foreground,
         exit_on_eof or config.exit_on_eof,
     )

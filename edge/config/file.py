@@ -26,7 +26,7 @@ from edge.config.resources import (
     read_policies,
     read_services,
 )
-from edge.config.values import HostPort
+from edge.config.values import HostPort, parse_log_format, parse_loopback
 from edge.config.variables import Filling, References, Variables, is_name
 
 
@@ -45,6 +45,8 @@ class NodeConfig:
     listener: HostPort | None = None
     no_listener: bool = False
     keep_channel_key: bool = False
+    status_endpoint: HostPort | None = None
+    log_format: str | None = None
     foreground: bool = False
     exit_on_eof: bool = False
     policies: tuple[Policy, ...] = ()
@@ -114,8 +116,9 @@ SECTIONS: dict[str, Section] = {
     "tcp-inlet": Section(INLETS.read, "inlets"),
     "tcp-inlets": Section(INLETS.read, "inlets"),
     # What stock knows and we do not have. A truth that is false asks for nothing.
-    "status-endpoint": _one(ADDRESS, warning="has no effect here: see ockam-edge node show"),
-    "no-status-endpoint": _one(FLAG),
+    "status-endpoint": _one(Kind(parse_loopback, "PORT or 127.0.0.1:PORT"), "status_endpoint"),
+    "no-status-endpoint": _one(FLAG),  # as it is unless one is asked for
+    "log-format": _one(Kind(parse_log_format, "text or json"), "log_format"),
     "udp": _one(FLAG, refused=NO_UDP),
     "enable-udp": _one(FLAG, refused=NO_UDP),
     "udp-listener-address": _one(TEXT, warning="has no effect here: there is no UDP"),

@@ -12,6 +12,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _IDENTIFIER = re.compile(r"I[0-9a-fA-F]{64}")
+LOG_FORMATS = ("text", "json")
 
 
 class HostPort(NamedTuple):
@@ -23,6 +24,21 @@ class HostPort(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_loopback(text: str) -> HostPort:
+    """`PORT` or `HOST:PORT` of this machine only. Raises ValueError."""
+    found = parse_host_port(text)
+    if found.tls or found.host not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError(f"{text[:80]!r} is not of this machine only; expected 127.0.0.1:PORT")
+    return found
+
+
+def parse_log_format(text: str) -> str:
+    """Raises ValueError."""
+    if text not in LOG_FORMATS:
+        raise ValueError(f"{text[:20]!r} is no log format; expected one of {', '.join(LOG_FORMATS)}")
+    return text
 
 
 def parse_duration(text: str) -> int:

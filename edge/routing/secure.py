@@ -200,6 +200,7 @@ class SecureChannel(Flow):
         """Tell the peer, once, and forget the keys (02 §7.6)."""
         if not self.closed:
             if self._path is not None:
+                self.sealed += 1
                 self._path.send(self._head, self._sealer.seal(CLOSE_MESSAGE))
             self._end(reason)
 

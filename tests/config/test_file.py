@@ -62,9 +62,8 @@ def test_the_example_of_stock() -> None:
     found = read(EXAMPLE, "edge.yaml", environment={"ENROLLMENT_TICKET": "the ticket"})
     assert (found.ticket, found.name) == ("the ticket", "plant-7")
     assert "the ticket" not in repr(found)
-    assert found.warnings == (
-        "edge.yaml:3:18: status-endpoint: has no effect here: see ockam-edge node show",
-    )
+    assert found.warnings == ()
+    assert found.status_endpoint == HostPort("127.0.0.1", 23345)
     assert bodies(found) == [
         ("relay", {"name": "plant-7", "at": "/project/default", "wait": True}),
         ("tcp-outlet", {
@@ -95,6 +94,15 @@ def test_the_keys_of_the_node() -> None:
     assert (found.keep_channel_key, found.foreground, found.exit_on_eof) == (True, True, True)
     assert (found.no_listener, found.warnings) == (False, ())
     assert read("no-tcp-listener: true").no_listener
+    assert read("log-format: json").log_format == "json"
+    assert read("status-endpoint: 8080").status_endpoint == HostPort("127.0.0.1", 8080)
+
+
+def test_the_status_is_for_this_machine_and_logs_have_two_forms() -> None:
+    with pytest.raises(Mistakes, match="2 mistakes") as raised:
+        read("status-endpoint: 0.0.0.0:8080\nlog-format: xml")
+    assert "not of this machine only" in str(raised.value)
+    assert "no log format" in str(raised.value)
 
 
 def test_json_is_yaml() -> None:
