@@ -21,7 +21,8 @@ BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 postgresql openssh-server open
 PURE := edge/wire/*,edge/identity/*,edge/policy/*,edge/config/*,edge/channel/*
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test check test-interop test-tokens demo bench clean packages-test packages-tokens packages-demo packages-bench
+.PHONY: help venv test check test-interop test-tokens test-boot deb demo bench clean
+.PHONY: packages-test packages-tokens packages-boot packages-deb packages-demo packages-bench
 
 help:
 	@echo "make venv          leaves the command at $(BIN)/ockam-edge"
@@ -29,6 +30,8 @@ help:
 	@echo "make test          style, types, tests, coverage"
 	@echo "make test-interop  only the tests against a stock ockam"
 	@echo "make test-tokens   every token through its own module; prints the matrix"
+	@echo "make deb           Debian packages for amd64 and arm64, in dist/"
+	@echo "make test-boot     the packages on a real systemd, in containers; as root, 1.1 GB in \$$EDGE_BOOT_CACHE"
 	@echo "make bench         the table of speeds"
 	@echo "make clean         removes what the others made in this folder"
 
@@ -51,6 +54,12 @@ packages-test:
 
 packages-tokens:
 	@sh .ci/packages $(TOKEN_PACKAGES)
+
+packages-deb:
+	@sh .ci/packages $(DEB_PACKAGES)
+
+packages-boot:
+	@sh .ci/packages $(BOOT_PACKAGES)
 
 packages-demo:
 	@sh .ci/packages $(DEMO_PACKAGES)
@@ -81,6 +90,12 @@ test-tokens: packages-tokens $(LEFT)/test
 		inside=$$?; test $$inside = 77 || test $$status != 0 || status=$$inside; \
 	$(BIN)/python -m tests.tokens.matrix; exit $$status
 
+deb: packages-deb $(LEFT)/venv
+	@$(BIN)/python deb/build.py $(DEB)
+
+test-boot: packages-boot $(LEFT)/test
+	$(BIN)/python -m pytest -v -rs -m boot tests/boot $(PYTEST)
+
 demo: packages-demo $(LEFT)/venv
 	@$(BIN)/python softhsm-test/demo.py
 
@@ -88,5 +103,5 @@ bench: packages-bench $(LEFT)/venv
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 compiler. One package serves the Pythons of Debian 12 and 13: compiled modules have the Python in their
 names, so that both lie in one folder. Two builds of one tree give the same bytes.
 
-    python deb/build.py [--arch amd64]... [--version 0.1.0] [--out dist] [--cache build/wheels]
+    python deb/build.py [--arch amd64]... [--version 0.1.0]... [--out dist] [--cache build/wheels]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import wheels
@@ -29,10 +30,12 @@ SYSTEM = Path("usr/lib/systemd/system")
 GATEWAY_UNITS = ("ockam-edge.service", "ockam-edge@.service")
 HUB_UNITS = ("ockam-edge-hub.service", "ockam-edge-authority.service")
 USELESS = re.compile(
-    r"(.*\.(pyx|pxd|pxi|c|h|pyi|cpp)$)|(.*/tests?/)|(.*/(RECORD|INSTALLER|REQUESTED|WHEEL|top_level\.txt)$)"
-    r"|(cffi/)|(pycparser/)|(pycparser-)|(serial/tools/)|(.*/_testing\.py$)|(.*\.data/)"
+    r"(.*\.(pyx|pxd|pxi|c|h|pyi|cpp)$)|(.*/tests?/)|(.*/(RECORD|INSTALLER|REQUESTED|WHEEL|top_level\.txt|entry_points\.txt)$)"
+    r"|(cffi/)|(cffi-)|(pycparser/)|(pycparser-)|(serial/tools/)|(.*/_testing\.py$)|(.*\.data/)"
 )
 """Of wheels: what only a compiler or a developer reads. Of cffi only its compiled module is used."""
+BIGGEST = 6_000_000
+"""Bytes of a package: gateways are updated over mobile links."""
 CPU = {"amd64": "x86-64", "arm64": "aarch64"}
 
 
@@ -41,18 +44,18 @@ def main() -> None:
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or _last_change()
     given.out.mkdir(parents=True, exist_ok=True)
     for arch in given.arch or wheels.CPU:
-        for package in (Gateway, Hub):
-            with tempfile.TemporaryDirectory() as folder:
-                made = package(arch, given.version, Path(folder), given.cache)
-                print(made.build(int(epoch), given.out, given.level))
+        for version in given.version or [_version()]:
+            for package in (Gateway, Hub):
+                with tempfile.TemporaryDirectory() as folder:
+                    made = package(arch, version, Path(folder), given.cache)
+                    print(made.build(int(epoch), given.out))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", action="append", choices=list(wheels.CPU))
-    parser.add_argument("--version", default=_version())
+    parser.add_argument("--version", action="append")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--level", type=int, default=6, help="how hard to compress, 0 to 9")
     parser.add_argument("--cache", type=Path, default=ROOT / "build/wheels")
     return parser.parse_args()
 
@@ -90,21 +93,23 @@ class Package:
     def fill(self) -> None:
         raise NotImplementedError
 
-    def build(self, epoch: int, out: Path, level: int) -> str:
+    def build(self, epoch: int, out: Path) -> str:
         """The name of the file, with the sizes."""
         self.fill()
         self._fill_units()
         self._fill_doc()
-        self._tidy()
         size = self._size()
         self._control(size)
+        self._tidy()
         self._date(epoch)
         path = out / f"{self.name}_{self.version}_{self.arch}.deb"
         subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{level}", "--threads-max=1", "--build",
+            ["dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build",
              str(self.stage), str(path)],
             check=True, stdout=subprocess.DEVNULL, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
         )  # fmt: skip
+        if path.stat().st_size > BIGGEST:
+            raise SystemExit(f"error: {path} has more than {BIGGEST / 1e6:g} MB")
         return f"{path}: {path.stat().st_size / 1e6:.2f} MB, {size / 1024:.1f} MB installed"
 
     def put(self, text: str | bytes, where: Path | str, mode: int = 0o644) -> None:
@@ -150,7 +155,8 @@ class Package:
         self.copy(ROOT / "CHANGELOG.md", doc / "CHANGELOG.md")
 
     def _tidy(self) -> None:
-        for path in self.stage.rglob("*"):
+        """Whatever the umask of who builds."""
+        for path in [self.stage, *self.stage.rglob("*")]:
             if path.is_dir():
                 path.chmod(0o755)
 
@@ -252,6 +258,7 @@ class Hub(Package):
         self.unpack(hub=True)
 
 
+@cache
 def _stripped(data: bytes, arch: str) -> bytes:
     """A shared object without what only a debugger reads."""
     tool = shutil.which(f"{wheels.CPU[arch]}-linux-gnu-strip")

@@ -1,6 +1,7 @@
 """Makes a node: written down, started, and what a configuration says of it; or nothing is left."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
@@ -28,6 +29,18 @@ class Plan(NamedTuple):
     kept: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
     foreground: bool = False
     exit_on_eof: bool = False
+
+
+def of_file(file: Path, name: str | None) -> Plan | None:
+    """What a file says of a node that a unit runs; None where there is no file. Without a name, the
+    node has that of the file. Raises Mistakes and ConfigError."""
+    if not file.exists():
+        return None
+    _, source = configured.find(str(file), None)
+    config = configured.read(source, (), name)
+    at = None if config.no_listener else str(config.listener or "127.0.0.1:0")
+    kept = {"keep_channel_key": True} if config.keep_channel_key else {}
+    return Plan(name or config.name or file.stem, config, config.identity, at, kept)
 
 
 def listener_of(context: click.Context, config: "NodeConfig", given: str | None) -> str | None:

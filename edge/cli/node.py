@@ -1,6 +1,7 @@
 """`node`: the process that everything runs in."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -203,13 +204,60 @@ def start(name: str | None, foreground: bool) -> Result:
     return _running(name, machine=None)
 
 
+FILE = click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its configuration, if it exists.",
+)
+
+
 @node.command()
 @click.argument("name", type=NODE, required=False)
-def run(name: str | None) -> None:
-    """Be a node, as a service of the system: for units, which want this process to be the node."""
+@FILE
+def run(name: str | None, file: Path | None) -> None:
+    """Be a node, as a service of the system: for units, which want this process to be the node.
+
+    Where the file is there and the node is not, the node is made first, and enrolled.
+    """
     from edge.cli import spawn  # noqa: PLC0415
 
-    spawn.become(local.home(), client.node_name(name))
+    made = None if file is None else _made_by(file, name)
+    spawn.become(local.home(), made or client.node_name(name))
+
+
+def _made_by(file: Path, name: str | None) -> str | None:
+    """The name of the node that a file is about. What it is to have it gets when it runs: apply().
+    A file with mistakes keeps no node from running that is there."""
+    try:
+        plan = making.of_file(file, name)
+    except ConfigError as error:
+        try:
+            found = client.node_name(name)
+        except ConfigError:
+            raise error from None
+        note(f"warning: node {found} runs as it was: {error}")
+        return found
+    if plan is None or making.is_there(plan.name):
+        return None if plan is None else plan.name
+    project = plan.config.project
+    if (text := making.ticket_of(None, plan.config)) is not None:
+        project = making.enrolled(text, project, plan)
+    making.recorded(plan._replace(kept=plan.kept | _project(project)))
+    return plan.name
+
+
+@node.command()
+@click.argument("name", type=NODE, required=False)
+@FILE
+def apply(name: str | None, file: Path | None) -> Result:
+    """Have a node that runs become what its file says; for units, when they start and reload."""
+    plan = None if file is None else making.of_file(file, name)
+    if plan is None:
+        return Result(text="    there is no file: the node keeps what it has")
+    client.connect(plan.name)  # raises where it does not run
+    making.again(plan, None)
+    return Result(text=done(f"node {plan.name} is what {file} says"))
 
 
 @node.command()

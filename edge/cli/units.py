@@ -142,6 +142,8 @@ def _texts() -> Path:
 
 
 def _written(path: Path, text: str) -> str:
+    if os.path.realpath(path) == os.devnull:
+        raise ConfigError(f"{path.name} is masked", hint=f"systemctl unmask {path.name}")
     if path.exists() and not _is_ours(path):
         raise ConfigError(
             f"{path} was not written by this command", hint="move it away, or edit it yourself"

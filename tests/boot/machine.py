@@ -136,6 +136,15 @@ class Machine:
     def journal(self, unit: str) -> str:
         return self.sh(f"journalctl --sync; journalctl --no-pager --output=cat --unit={unit}")
 
+    def said(self) -> str:
+        """The last words of everything of ours, and what failed."""
+        return self.sh(
+            "systemctl --failed --no-legend;"
+            " systemctl status 'ockam-edge*' | grep -E 'Status:|Active:';"
+            " journalctl --no-pager -o short-precise -n 40 -t ockam-edge -t python3 -t softhsm2-util",
+            check=False,
+        )
+
     def wait(self, script: str, why: str, *, seconds: float = 30.0) -> str:
         """Until the script succeeds: what it prints."""
         until = time.monotonic() + seconds
@@ -144,10 +153,8 @@ class Machine:
             if done.returncode == 0:
                 return done.stdout.strip()
             if time.monotonic() > until:
-                state = self.sh("systemctl --failed --no-legend; journalctl -n 30 --no-pager")
-                raise AssertionError(
-                    f"{self.name}: not within {seconds:g} s: {why}\n{done.stderr}{state}"
-                )
+                said = f"not within {seconds:g} s: {why}"
+                raise AssertionError(f"{self.name}: {said}\n{done.stderr}")
             time.sleep(0.2)
 
     def _enter(self) -> list[str]:

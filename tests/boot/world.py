@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -158,12 +159,13 @@ def main_pid(machine: Machine, unit: str = SERVICE) -> int:
     return int(machine.show(unit, "MainPID"))
 
 
-def build(folder: Path, version: str) -> None:
-    """The packages of this tree for this machine, called `version`."""
-    import sys  # noqa: PLC0415
-
-    subprocess.run(
-        [sys.executable, str(ROOT / "deb/build.py"), "--arch", architecture(),
-         "--version", version, "--out", str(folder), "--cache", str(roots.cache() / "wheels")],
-        check=True, capture_output=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
-    )  # fmt: skip
+def build(folder: Path, *versions: str) -> None:
+    """The packages of this tree for this machine, called each of these versions."""
+    command = [
+        sys.executable, str(ROOT / "deb/build.py"), "--arch", architecture(),
+        "--out", str(folder), "--cache", str(roots.cache() / "wheels"),
+        *(f"--version={version}" for version in versions),
+    ]  # fmt: skip
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def test_install_twice_and_uninstall(said: Said, tmp_path: Path) -> None:
     names = files(tmp_path)
     assert len(names) == 10
     unit = (tmp_path / "etc/systemd/system/ockam-edge.service").read_text()
-    assert "\nExecStart=/usr/bin/env node run\n" in unit
+    assert "\nExecStart=/usr/bin/env node run --file " in unit
     assert units.PACKAGED not in "".join((tmp_path / name).read_text() for name in names)
     common = tmp_path / "etc/systemd/system/ockam-edge.service.d/10-common.conf"
     assert "NoNewPrivileges=yes" in common.read_text()
