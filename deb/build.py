@@ -230,8 +230,9 @@ class Gateway(Package):
 
     def _sources(self) -> None:
         for package in ("edge", "vault_backends"):
-            for path in sorted((ROOT / package).rglob("*.py")):
-                self.copy(path, SITE / path.relative_to(ROOT))
+            for path in sorted((ROOT / package).rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    self.copy(path, SITE / path.relative_to(ROOT))
 
     def _python(self) -> None:
         """The folder looks like a virtual environment to the Python of the system, whichever it is."""

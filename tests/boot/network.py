@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import NamedTuple
 
 
@@ -15,13 +16,14 @@ class Network(NamedTuple):
     client: str
 
 
+COUNTED = count()
 HUB_FOR_GATEWAY, GATEWAY = "10.77.1.1", "10.77.1.2"
 HUB_FOR_CLIENT, CLIENT = "10.77.2.1", "10.77.2.2"
 
 
 @contextmanager
 def network() -> Iterator[Network]:
-    prefix = f"edge{os.getpid()}"
+    prefix = f"edge{os.getpid()}-{next(COUNTED)}"
     names = Network(f"{prefix}h", f"{prefix}g", f"{prefix}c")
     try:
         for name in names:

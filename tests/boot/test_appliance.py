@@ -157,6 +157,11 @@ def test_a_file_that_is_reloaded(at: Scene) -> None:
 
 
 def test_a_further_node_by_a_file_alone(at: Scene) -> None:
+    softhsm = "/etc/systemd/system/ockam-edge@.service.d/softhsm.conf"
+    at.gateway.sh(
+        f"install -D -m 644 /usr/share/ockam-edge/dropins/softhsm.conf {softhsm};"
+        " systemctl daemon-reload"
+    )
     at.gateway.write(
         "/etc/ockam-edge/plant.yaml",
         "identity: plant\nno-tcp-listener: true\ntcp-outlet:\n  plc: {to: 502, allow: 'true'}\n",

@@ -19,7 +19,10 @@ def test_one_version_up_and_down(at: Scene, direction: str) -> None:
     assert version(at) == wanted
     assert main_pid(at.gateway) not in (0, pid)
     assert query(at.client) == "pump-7"
-    assert at.gateway.sh("dpkg --verify ockam-edge") == ""
+    assert at.gateway.sh("dpkg --verify ockam-edge | grep -v /usr/share/doc/ || true") in (
+        "",
+        "missing     /usr/share/doc/ockam-edge",  # the root file system is without documents
+    )
 
 
 def test_an_upgrade_leaves_what_was_stopped_alone(at: Scene) -> None:

@@ -123,7 +123,12 @@ def make_token_gateway(machine: Machine) -> str:
 
 
 def serve(machine: Machine) -> None:
-    """PostgreSQL with a table, and sshd with a user, on loopback."""
+    """PostgreSQL with a table, and sshd, on loopback. What PostgreSQL writes is not on the root."""
+    machine.sh(
+        "for folder in /var/lib/postgresql /var/log/postgresql; do cp -a $folder /run/kept;"
+        " mount -t tmpfs -o mode=755 tmpfs $folder; cp -a /run/kept/. $folder/;"
+        " chown --reference=/run/kept $folder; rm -r /run/kept; done"
+    )
     machine.run("systemctl", "start", "postgresql.service", "ssh.service", timeout=60)
     machine.wait("pg_isready", "PostgreSQL is ready")
     machine.sh(
