@@ -117,7 +117,7 @@ def read_ticket(argument: str | None) -> str | None:
     path = Path(text)
     try:
         if not path.is_file():
-            return text
+            return _not_a_file(text)
         with path.open("rb") as file:
             return _bounded(file.read(LONGEST_TICKET + 1))
     except OSError as error:
@@ -127,6 +127,17 @@ def read_ticket(argument: str | None) -> str | None:
             f"cannot read the file with the ticket: {error.strerror}",
             hint="is it another user's?",
         ) from None
+
+
+def _not_a_file(text: str) -> str:
+    """A ticket, unless it looks like the name of a file; a ticket has not that form, and no place
+    in an error."""
+    if ("/" in text or "." in text) and not set(text) & set(",{[") and not text.isspace():
+        raise ConfigError(
+            f"there is no file {text}",
+            hint="give a ticket's text, or a file that holds it: ockam-edge project ticket > ticket",
+        )
+    return text
 
 
 def _bounded(data: bytes) -> str:

@@ -50,6 +50,7 @@ def create(name: str | None, vault: str | None, kind: str | None, exported: str 
     from edge.node.identities import create_identity  # noqa: PLC0415
 
     with local.store() as store:
+        there = {record.name for record in store.vaults()}
         made = create_identity(
             store,
             local.home(),
@@ -60,6 +61,8 @@ def create(name: str | None, vault: str | None, kind: str | None, exported: str 
             now=Clock(floor=store.time_floor()).now(),
             ask=local.ask,
         )
+        if vault == made.vault and made.vault not in there:
+            note(f"there was no vault {vault}: it was made, {store.vault(vault).uri}")
     text = done(f"identity {made.name}: {made.identifier}")
     return Result(text=text, machine=made.identifier, json={"identifier": made.identifier})
 

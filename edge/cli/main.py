@@ -6,6 +6,7 @@ A noun's module is imported when the noun is used: help and quick commands stay 
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -133,6 +134,18 @@ class Program(click.Group):
         module, _, attribute = NOUNS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Names the nearest noun, as click does for commands that it knows without importing them."""
+        wanted = args[0]
+        if wanted not in NOUNS and not wanted.startswith("-"):
+            near = get_close_matches(wanted, NOUNS, n=1)
+            ctx.fail(
+                f"No such command {wanted!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

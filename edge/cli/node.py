@@ -162,8 +162,12 @@ def _project(wanted: str | None) -> dict[str, Any]:
 
 def on_demand(at: str | None, route: str = "") -> str:
     """The name of the node to make something on: the one that is named, the default one, or, where
-    there is none at all, one that is made now. It listens nowhere. Raises ConfigError where `route`
-    goes through a project and there is none: a node made now would never belong to one."""
+    there is none at all, one that is made now. It listens nowhere. Raises ConfigError, and makes none,
+    where `route` is wrong, or goes through a project and there is none: the node would never join."""
+    if route:
+        from edge.wire.multiaddr import Multiaddr  # noqa: PLC0415
+
+        Multiaddr.parse(route)
     with local.store() as store:
         if at is not None or store.default_node() is not None:
             return client.node_name(at)

@@ -55,8 +55,10 @@ def parse_host_port(text: str) -> HostPort:
     if mark and scheme not in ("tcp", "tls"):
         raise ValueError(f"{scheme}:// is not supported: use tcp:// or tls://")
     host, colon, port = rest.rpartition(":")
-    if not _PORT.fullmatch(port) or int(port) > 65535:
+    if not _PORT.fullmatch(port):
         raise ValueError(f"{text!r} has no port: write PORT or HOST:PORT")
+    if int(port) > 65535:
+        raise ValueError(f"{port} is no port: the last one is 65535")
     return HostPort(_host(host) if colon and host else "127.0.0.1", int(port), scheme == "tls")
 
 

@@ -140,5 +140,8 @@ def _history(what: str, text: str) -> ChangeHistory:
         history.verify()
     except (ValueError, EdgeError) as error:
         said = f": {error}" if isinstance(error, EdgeError) else ", which is hexadecimal"
-        raise ConfigError(f"{what} does not verify{said}") from None
+        raise ConfigError(
+            f"{what} does not verify{said}",
+            hint="was the ticket or the project file changed or cut off on its way? Get it once more",
+        ) from None
     return history

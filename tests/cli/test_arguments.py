@@ -57,6 +57,11 @@ def test_what_is_no_host_and_port(text: str) -> None:
         parse_host_port(text)
 
 
+def test_a_port_that_is_too_high_is_named() -> None:
+    with pytest.raises(ValueError, match="65536 is no port"):
+        parse_host_port("host:65536")
+
+
 def test_names() -> None:
     assert parse_name("n-1_x", "node") == "n-1_x"
     assert parse_name("/node/n1", "node") == "n1"

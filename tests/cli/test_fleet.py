@@ -236,6 +236,9 @@ def test_a_wrong_ticket_says_what_is_wrong(boss: Here, device: Here, tmp_path: P
     for garbage in ("garbage", "00ff", "", str(tmp_path / "missing"), "a,b,c", "{}", "[1]"):
         said = device.refused("project", "enroll", garbage, *who)
         assert "ticket" in said, garbage
+    assert "there is no file no.ticket" in device.refused("project", "enroll", "no.ticket", *who)
+    damaged = used.replace(used.split(",")[4], "00" + used.split(",")[4][2:])
+    assert "Get it once more" in device.refused("project", "enroll", damaged, *who)
     cut = used[: len(used) // 2]
     assert "cut off" in device.refused("project", "enroll", cut, *who)
     big = tmp_path / "big"
@@ -291,6 +294,8 @@ def test_a_project_of_that_name_with_another_authority(
     assert "hub is not this machine" in device.refused(
         "project", "init", "plant", "--address", "127.0.0.1:1"
     )
+    with pytest.raises(EdgeError, match="tpc is not known"):
+        device.do("tcp-inlet", "create", "--to", "/ip4/127.0.0.1/tpc/4000/service/outlet")
     assert device.do("node", "list") == "[]"
 
 

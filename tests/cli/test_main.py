@@ -120,6 +120,22 @@ def test_misuse_is_64(tmp_path: Path, arguments: list[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("projects", "'project'"), ("tcp-inlets", "'tcp-inlet'"), ("idenity", "'identity'")],
+)
+def test_a_misspelt_noun_is_recognised(tmp_path: Path, wrong: str, near: str) -> None:
+    found = edge(tmp_path, wrong, "list")
+    assert found.returncode == 64
+    assert f"Did you mean {near}?" in found.stderr
+
+
+def test_a_vault_that_was_not_there_is_told(tmp_path: Path) -> None:
+    found = edge(tmp_path, "identity", "create", "a", "--vault", "tokne")
+    assert "there was no vault tokne: it was made, software:" in found.stderr
+    assert "no vault" not in edge(tmp_path, "identity", "create", "b", "--vault", "tokne").stderr
+
+
 @pytest.mark.parametrize("name", ["QUIET", "NO_COLOR", "NO_INPUT"])
 def test_boolean_variables_are_true_or_false(tmp_path: Path, name: str) -> None:
     for value, status in (("true", 0), ("false", 0), ("1", 64), ("yes", 64)):
