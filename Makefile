@@ -17,6 +17,9 @@ TEST_PACKAGES := chromium-headless-shell iproute2 postgresql procps strace $(TOK
 DEMO_PACKAGES := softhsm2 opensc iproute2 postgresql
 BENCH_PACKAGES := softhsm2 opensc iproute2 iperf3 postgresql openssh-server openssh-client
 
+# Most tests wait for processes and sockets: more of them at once than there are cores. A file's tests stay together.
+AT_ONCE := -n $(shell expr $$(nproc) + 1) --dist loadfile
+
 # Every line of these is covered, in every branch; of the rest, most.
 PURE := edge/wire/*,edge/identity/*,edge/policy/*,edge/config/*,edge/channel/*
 
@@ -73,7 +76,7 @@ check: $(LEFT)/test
 
 test: packages-test check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q $(PYTEST)
+	$(BIN)/coverage run -m pytest -q $(AT_ONCE) $(PYTEST)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 	$(BIN)/coverage report --include='$(PURE)' --fail-under=100
