@@ -57,11 +57,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def device(hub: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    """A machine on which nothing is yet."""
+def device(hub: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    """A machine on which nothing is yet, and nothing runs afterwards."""
     for name in ("ENROLLMENT_TICKET", "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
-    return Here(tmp_path / "device", monkeypatch)
+    made = Here(tmp_path / "device", monkeypatch)
+    yield made
+    made.run("node", "delete", "--all", "--yes", "--force")
 
 
 @pytest.fixture
