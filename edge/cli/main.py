@@ -47,6 +47,7 @@ NOUNS = {
     "message": ("edge.cli.message:message", "Send one message and print the answer"),
     "worker": ("edge.cli.service:worker", "Addresses inside a node"),
     "service": ("edge.cli.service:service", "Services that a node offers"),
+    "diag": ("edge.cli.diag:diag", "One file without secrets for whoever is to help"),
     "systemd": ("edge.cli.units:systemd", "The service of the system that a node runs in"),
 }
 

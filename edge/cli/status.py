@@ -34,7 +34,7 @@ def status(name: str | None, watch: bool, every: float) -> Result | None:
     """What runs here and how it is: NAME, or all nodes. The keys of --output json are described in
     docs/status.md; with --watch each picture is a line."""
     if not watch:
-        found = _everything(name)
+        found = everything(name)
         return Result(text=screen.drawn(found), json=found)
     _watch(name, every)
     return None
@@ -44,7 +44,7 @@ def _watch(name: str | None, every: float) -> None:
     as_json = settings().json or settings().compact or not sys.stdout.isatty()
     try:
         while True:
-            found = _everything(name)
+            found = everything(name)
             text = json.dumps(found, sort_keys=True) if as_json else screen.drawn(found)
             click.echo(text if as_json else f"{CLEAR}{text}")
             time.sleep(every)
@@ -52,7 +52,8 @@ def _watch(name: str | None, every: float) -> None:
         return
 
 
-def _everything(name: str | None) -> Picture:
+def everything(name: str | None) -> Picture:
+    """The picture of docs/status.md: of one node, or of all."""
     with local.store() as store:
         records = [store.node(name)] if name else store.nodes()
         return {

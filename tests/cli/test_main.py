@@ -15,7 +15,7 @@ HEAVY = {"asyncio", "cryptography", "pkcs11", "uvloop", "nacl", "ssl", "concurre
 OTHER_VERBS = {
     "hsm": "create-key", "message": "send", "project": "ticket", "project-member": "add",
     "credential": "issue",
-    "systemd": "install", "worker": "", "status": "", "service": "",
+    "systemd": "install", "worker": "", "status": "", "diag": "", "service": "",
 }  # fmt: skip
 COMMANDS = [
     *([noun] for noun in main.NOUNS),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from edge.cli import screen
-from edge.cli.status import _everything
+from edge.cli.status import everything
 from edge.node.home import Home
 from edge.node.store import Store
 from tests.cli.test_end_to_end import ROOT, Machine
@@ -77,7 +77,7 @@ def test_a_silent_node_is_waited_for_only_so_long(
         deaf.bind(str(home.socket("n")))
         deaf.listen()
         lock.write(home.socket("n"))
-        (node,) = _everything(None)["nodes"]
+        (node,) = everything(None)["nodes"]
     lock.close()
     assert (node["state"], node["pid"]) == ("silent", os.getpid())
     assert "did not answer" in node["obstacles"][0]
