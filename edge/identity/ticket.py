@@ -85,9 +85,7 @@ def read(text: str) -> Ticket:
     return _from_fields(text.split(","))
 
 
-def _from_model(model: object) -> Ticket:
-    if not isinstance(model, dict):  # pragma: no branch - it began with a brace
-        raise _no_ticket()
+def _from_model(model: dict[str, Any]) -> Ticket:
     code = _code(model.get("one_time_code"))
     if "project" in model:
         return Ticket(code, Project.from_model(model["project"]))

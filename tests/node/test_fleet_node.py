@@ -394,7 +394,7 @@ async def test_what_a_node_says_of_its_fleet(fleet: Fleet) -> None:
     assert (shown["project"], shown["last_failure"]) == ("plant", None)
     assert shown["attributes"]["ockam-role"] == "enroller"
     for to in ("/project/other/service/x", "/project/other"):
-        with pytest.raises(ConfigError, match="belongs to plant"):
+        with pytest.raises(ConfigError, match="belongs to the project plant"):
             await boss.relays.create({"name": "r", "at": to})
 
 
