@@ -30,8 +30,9 @@ FORMATS = ("text", "json")
 FILE_SIZE = 5 * 1024 * 1024
 FILES = 2
 """Old files that are kept beside the newest: three in all."""
-OVERHEAD = 128
-"""Bytes that are counted for what the journal adds to an entry, besides its fields."""
+OVERHEAD = 800
+"""Bytes that the journal adds to the fields of an entry: 30,000 entries with 270 bytes of fields took
+at most 32 MiB in a journald 252."""
 
 
 def set_up(
