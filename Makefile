@@ -94,7 +94,7 @@ test-tokens: packages-tokens $(LEFT)/test
 	$(BIN)/python -m tests.tokens.matrix; exit $$status
 
 deb: packages-deb $(LEFT)/venv
-	@$(BIN)/python deb/build.py $(DEB)
+	@$(BIN)/python systemd/deb/build.py $(DEB)
 
 test-boot: packages-boot $(LEFT)/test
 	$(BIN)/python -m pytest -v -rs -m boot tests/boot $(PYTEST)

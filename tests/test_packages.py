@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "deb/lock.txt").read_text()
+LOCK = (ROOT / "systemd/deb/lock.txt").read_text()
 NO_WHEELS = ("systemd-python",)
 """edge/node/notify.py does without."""
 
@@ -30,7 +30,7 @@ def least(requirement: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
 def test_every_dependency_is_locked(requirement: str) -> None:
-    """Else: python deb/wheels.py"""
+    """Else: python systemd/deb/wheels.py"""
     gateway = LOCK.partition("# hub\n")[0]
     if name_of(requirement) in NO_WHEELS:
         assert name_of(requirement) not in pins(gateway)
@@ -47,6 +47,6 @@ def test_what_only_a_hub_needs_is_not_on_a_gateway() -> None:
 
 @pytest.mark.parametrize("script", ["launcher", "postinst", "prerm", "postrm"])
 def test_scripts_stop_at_the_first_failure(script: str) -> None:
-    lines = (ROOT / "deb" / script).read_text().splitlines()
+    lines = (ROOT / "systemd/deb" / script).read_text().splitlines()
     assert lines[0] == "#!/bin/sh"
     assert {"set -e", "set -eu"} & set(lines)

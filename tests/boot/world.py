@@ -167,7 +167,7 @@ def main_pid(machine: Machine, unit: str = SERVICE) -> int:
 def build(folder: Path, *versions: str) -> None:
     """The packages of this tree for this machine, called each of these versions."""
     command = [
-        sys.executable, str(ROOT / "deb/build.py"), "--arch", architecture(),
+        sys.executable, str(ROOT / "systemd/deb/build.py"), "--arch", architecture(),
         "--out", str(folder), "--cache", str(roots.cache() / "wheels"),
         *(f"--version={version}" for version in versions),
     ]  # fmt: skip

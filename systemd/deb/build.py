@@ -2,7 +2,7 @@
 compiler. One package serves the Pythons of Debian 12 and 13: compiled modules have the Python in their
 names, so that both lie in one folder. Two builds of one tree give the same bytes.
 
-    python deb/build.py [--arch amd64]... [--version 0.1.0]... [--out dist] [--cache build/wheels]
+    python systemd/deb/build.py [--arch amd64]... [--version 0.1.0]... [--out dist] [--cache FOLDER]
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import wheels
 
-ROOT = Path(__file__).parent.parent
-PARTS = ROOT / "deb"
+ROOT = Path(__file__).parents[2]
+PARTS = ROOT / "systemd/deb"
 UNITS = ROOT / "systemd"
 PREFIX = Path("usr/lib/ockam-edge")
 SITE = PREFIX / "lib/python3/site-packages"

@@ -1,7 +1,7 @@
 """The wheels that go into the packages: pinned by version and hash in lock.txt, fetched by pip for each
 architecture and Python, never built.
 
-    python deb/wheels.py        # writes lock.txt anew from pyproject.toml
+    python systemd/deb/wheels.py        # writes lock.txt anew from pyproject.toml
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def _download(arch: str, python: str, folder: Path, *what: str) -> None:
 
 
 def _wanted() -> tuple[list[str], list[str]]:
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
     needed = [line for line in project["dependencies"] if not line.startswith(UNBUILT)]
     extras = project.get("optional-dependencies", {})
     return needed, [line for extra in HUB_EXTRAS for line in extras.get(extra, [])]
@@ -73,7 +73,7 @@ def _lock() -> None:
     gateway, both = _resolved(needed), _resolved([*needed, *more])
     hub = {pin: hashes for pin, hashes in both.items() if pin not in gateway}
     LOCK.write_text(
-        "# Written by deb/wheels.py. Hashes of every wheel that a package may hold.\n"
+        "# Written by systemd/deb/wheels.py. Hashes of every wheel that a package may hold.\n"
         f"{_lines(gateway)}# hub\n{_lines(hub)}"
     )
 
